@@ -1,0 +1,115 @@
+//! The order in which an upload reaches the disk before it is acknowledged, as the kernel sees it.
+
+use filegate_testkit::trace::{Call, Trace};
+
+use crate::kit::{self, Home, LARGE, SMALL};
+
+const CALLS: &str =
+    "trace=openat,write,pwrite64,writev,sendto,fsync,fdatasync,rename,renameat,renameat2";
+
+/// The only call of this kind.
+fn only<'a>(calls: &'a [Call], what: &str, is: impl Fn(&Call) -> bool) -> &'a Call {
+    let found: Vec<&Call> = calls.iter().filter(|call| is(call)).collect();
+    assert_eq!(found.len(), 1, "{what}: {found:#?} in {calls:#?}");
+    found[0]
+}
+
+/// All calls of this kind, at least one.
+fn all<'a>(calls: &'a [Call], what: &str, is: impl Fn(&Call) -> bool) -> Vec<&'a Call> {
+    let found: Vec<&Call> = calls.iter().filter(|call| is(call)).collect();
+    assert!(!found.is_empty(), "{what}: none in {calls:#?}");
+    found
+}
+
+fn is_sync(call: &Call) -> bool {
+    matches!(call.name.as_str(), "fsync" | "fdatasync") && call.text.ends_with("= 0")
+}
+
+#[track_caller]
+fn before(first: &Call, second: &Call) {
+    assert!(first.ended < second.begun, "not in order:\n{first:#?}\n{second:#?}");
+}
+
+fn an_upload_is_on_disk_before_it_is_acknowledged(len: usize) {
+    let home = Home::new();
+    let server = home.start_with(&kit::setup().config("[jobs]\ninterval = \"1h\""));
+    // The first upload opens files and threads that later ones find.
+    server.upload("retrieval", "first.txt", b"first").file_id();
+    let trace = Trace::attach(server.pid(), &["-e", CALLS]);
+    let reply = kit::upload_of(&server.address, &server.key, 1, len).send();
+    assert_eq!(reply.code(), 0, "{}", reply.text());
+    let calls = trace.stop();
+
+    let (_, path) = {
+        let landed = only(&calls, "rename", |c| c.name.starts_with("rename"));
+        assert!(landed.text.contains("RENAME_NOREPLACE") && landed.text.ends_with("= 0"));
+        let paths: Vec<&str> = landed.text.split('"').skip(1).step_by(2).collect();
+        (landed, [paths[0].to_owned(), paths[1].to_owned()])
+    };
+    let [tmp, blob] = path;
+    let shard = blob.rsplit_once('/').unwrap().0;
+    assert!(tmp.contains("/data/tmp/") && shard.contains("/data/blobs/"), "{tmp} {blob}");
+    let on = |call: &Call, path: &str| call.text.contains(&format!("<{path}>"));
+
+    let create = only(&calls, "create", |c| c.name == "openat" && c.text.contains("O_EXCL"));
+    let writes = all(&calls, "write", |c| c.name == "write" && on(c, &tmp));
+    let sync = only(&calls, "sync of the file", |c| is_sync(c) && on(c, &tmp));
+    let rename = only(&calls, "rename", |c| c.name.starts_with("rename"));
+    let sync_dir = only(&calls, "sync of the directory", |c| is_sync(c) && on(c, shard));
+    let in_log = |c: &Call| c.text.contains("/catalog.db-wal>");
+    let sync_log = only(&calls, "sync of the log", |c| is_sync(c) && in_log(c));
+    let begun =
+        all(&calls, "log", |c| c.name == "pwrite64" && in_log(c) && c.ended < sync_dir.begun);
+    let commit =
+        all(&calls, "commit", |c| c.name == "pwrite64" && in_log(c) && c.begun > sync_dir.ended);
+    let answer = only(&calls, "answer", |c| {
+        matches!(c.name.as_str(), "writev" | "sendto" | "write") && c.text.contains("HTTP/1.1 200")
+    });
+
+    // The row that gives the blob to the reaper is there before the blob is.
+    before(begun[0], create);
+    before(create, writes[0]);
+    let pieces = if len > 256 << 10 { len.div_ceil(256 << 10) } else { 1 };
+    assert_eq!(writes.len(), pieces);
+    for write in writes {
+        before(write, sync);
+    }
+    before(sync, rename);
+    before(rename, sync_dir);
+    for write in commit {
+        before(write, sync_log);
+    }
+    before(sync_dir, sync_log);
+    before(sync_log, answer);
+}
+
+#[test]
+fn a_small_upload_is_on_disk_before_it_is_acknowledged() {
+    an_upload_is_on_disk_before_it_is_acknowledged(SMALL);
+}
+
+#[test]
+fn a_spooled_upload_is_on_disk_before_it_is_acknowledged() {
+    an_upload_is_on_disk_before_it_is_acknowledged(LARGE);
+}
+
+#[test]
+fn a_delete_is_on_disk_before_it_is_acknowledged() {
+    let home = Home::new();
+    let server = home.start();
+    let id = server.upload("retrieval", "a.txt", b"content").file_id();
+    let trace = Trace::attach(server.pid(), &["-e", &format!("{CALLS},unlink")]);
+    assert_eq!(server.delete(id).code(), 0);
+    filegate_testkit::server::eventually("the blob is purged", || {
+        server.stored("blobs").is_empty().then_some(())
+    });
+    let calls = trace.stop();
+    let in_log = |c: &Call| c.text.contains("/catalog.db-wal>");
+    let commit = all(&calls, "commit", |c| c.name == "pwrite64" && in_log(c))[0];
+    let sync = all(&calls, "sync", |c| is_sync(c) && in_log(c))[0];
+    let answer = only(&calls, "answer", |c| c.name == "writev" && c.text.contains("HTTP/1.1 200"));
+    let purge = only(&calls, "purge", |c| c.name == "unlink" && c.text.contains("/blobs/"));
+    before(commit, sync);
+    before(sync, answer);
+    before(sync, purge);
+}

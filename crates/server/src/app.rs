@@ -1,0 +1,61 @@
+//! What every handler shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use filegate_store::{Catalog, LocalBlobs, Reserve};
+use filegate_types::Clock;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::config::Config;
+use crate::lifecycle::Tasks;
+use crate::links::Links;
+
+/// The gateway, as handlers and jobs see it.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) catalog: Catalog,
+    pub(crate) blobs: LocalBlobs,
+    pub(crate) reserve: Arc<Reserve>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) tasks: Tasks,
+    pub(crate) links: Links,
+    pub(crate) admin_token_hash: Vec<u8>,
+    /// Places for uploads being received.
+    pub(crate) uploads: Arc<Semaphore>,
+    /// Places for files being examined.
+    pub(crate) probes: Arc<Semaphore>,
+    /// Wakes the job runner.
+    pub(crate) jobs_due: Notify,
+    pub(crate) metrics: PrometheusHandle,
+    /// Whether start-up is done.
+    pub(crate) started: AtomicBool,
+}
+
+impl App {
+    /// Why requests should go elsewhere, if they should.
+    pub(crate) async fn unready(&self) -> Option<&'static str> {
+        if self.tasks.is_stopping() {
+            return Some("stopping");
+        }
+        if !self.started.load(Ordering::Acquire) {
+            return Some("starting");
+        }
+        match self.catalog.ping().await {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "ready.catalog.failed");
+                Some("catalog unavailable")
+            }
+        }
+    }
+}
+
+/// Bytes from the system's generator.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    bytes
+}

@@ -1,0 +1,364 @@
+//! Settings: defaults, then the file, then `FILEGATE_*`, then the command line.
+//!
+//! Nested settings are reached from the environment with two underscores:
+//! `FILEGATE_LIMITS__BODY_IDLE=30s`, `FILEGATE_PURPOSES__PROMPT_AUDIO__ACCEPT__AUDIO__DURATION_BELOW=10s`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use filegate_media::{DecodeScope, Format as MediaFormat};
+use filegate_types::purpose::{self, PurposeName, PurposePolicy};
+use filegate_types::units::{Bytes, Span};
+use serde::{Deserialize, Serialize};
+
+/// Environment variables with our prefix that are not settings of the server.
+const NOT_SETTINGS: [&str; 4] = ["config", "url", "key", "samples_dir"];
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where operators connect; keep it off public networks.
+    pub admin_listen: SocketAddr,
+    /// The directory with the catalog and the blobs.
+    pub data_dir: PathBuf,
+    /// What `download_url` starts with, such as `https://files.example.com`. Empty: the `Host` of the
+    /// request, with plain http.
+    pub public_url: String,
+    /// Whether errors of the API answer HTTP 200 or the matching status.
+    pub http_errors: HttpErrors,
+    /// Bounds on connections, bodies and time.
+    pub limits: Limits,
+    /// How files are examined.
+    pub probe: Probe,
+    /// Signed download links.
+    pub downloads: Downloads,
+    /// Work in the background.
+    pub jobs: Jobs,
+    /// How logs are written.
+    pub log: Log,
+    /// What each purpose takes.
+    pub purposes: BTreeMap<PurposeName, PurposePolicy>,
+}
+
+/// How errors of the API are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpErrors {
+    /// HTTP 200 with `base_resp`, as upstream does.
+    Body,
+    /// The matching HTTP status with the same body.
+    Status,
+}
+
+/// Bounds on connections, bodies and time. Memory is bounded by
+/// `uploads_max` × 2 pieces of 256 KiB + `connections_max` × 64 KiB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Open connections on each listener; more wait in the kernel's queue.
+    pub connections_max: usize,
+    /// Uploads being received at a time; more are answered 1002.
+    pub uploads_max: usize,
+    /// Time for the head of a request, and for a quiet kept-alive connection.
+    pub head_timeout: Span,
+    /// Longest silence within a body, renewed by every read.
+    pub body_idle: Span,
+    /// Slowest average of a body in bytes a second.
+    pub body_rate_min: Bytes,
+    /// Time before the average counts.
+    pub body_grace: Span,
+    /// Longest time a client may take nothing of an answer.
+    pub write_idle: Span,
+    /// How much of a refused body is read and thrown away so that the answer arrives.
+    pub drain_bytes: Bytes,
+    /// For how long it is.
+    pub drain_time: Span,
+    /// Time for running requests to end after SIGTERM.
+    pub shutdown: Span,
+}
+
+/// How files are examined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// How much of an audio file is decoded: `window` or `whole`.
+    pub decode: DecodeScope,
+    /// Files examined at a time. 0: two for each core.
+    pub parallel: usize,
+}
+
+/// Signed download links.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Downloads {
+    /// How long a `download_url` works.
+    pub link_life: Span,
+}
+
+/// Work in the background.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jobs {
+    /// How often due work is looked for when nothing wakes it earlier.
+    pub interval: Span,
+    /// How long an upload may go without progress before its bytes are reaped.
+    pub upload_lease: Span,
+    /// Bytes a second that the scrub reads. 0: no scrub.
+    pub scrub_rate: Bytes,
+    /// Quiet time after a start.
+    pub scrub_first_pause: Span,
+    /// Pause between two rounds of the scrub.
+    pub scrub_pause: Span,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// A filter such as `info` or `filegate_server=debug,info`.
+    pub filter: String,
+    /// `text` for people, `json` for machines.
+    pub format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            data_dir: PathBuf::from("./filegate-data"),
+            public_url: String::new(),
+            http_errors: HttpErrors::Body,
+            limits: Limits {
+                connections_max: 10_000,
+                uploads_max: 512,
+                head_timeout: Span::seconds(30),
+                body_idle: Span::seconds(60),
+                body_rate_min: Bytes::kib(10),
+                body_grace: Span::seconds(60),
+                write_idle: Span::seconds(60),
+                drain_bytes: Bytes::mib(8),
+                drain_time: Span::seconds(5),
+                shutdown: Span::seconds(30),
+            },
+            probe: Probe { decode: DecodeScope::Window, parallel: 0 },
+            downloads: Downloads { link_life: Span::seconds(3600) },
+            jobs: Jobs {
+                interval: Span::seconds(5),
+                upload_lease: Span::seconds(120),
+                scrub_rate: Bytes::mib(8),
+                scrub_first_pause: Span::seconds(60),
+                scrub_pause: Span::seconds(86_400),
+            },
+            log: Log { filter: "info".to_owned(), format: LogFormat::Text },
+            purposes: purpose::defaults(),
+        }
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Unreadable, unknown or of the wrong kind; the text says which and where it was set.
+    #[error("{0}")]
+    Invalid(Box<figment::Error>),
+    /// Readable but impossible, or not readable at all.
+    #[error("setting {setting}: {why}")]
+    Impossible {
+        /// Its name.
+        setting: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Settings given on the command line.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Overrides {
+    /// `--listen`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// `--admin-listen`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<SocketAddr>,
+    /// `--data-dir`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the settings. A `file` that is named must be there.
+    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(file) = file {
+            // figment would name the cause before the file, over two lines.
+            if let Err(error) = std::fs::File::open(file) {
+                let why = format!("{}: {error}", file.display());
+                return Err(ConfigError::Impossible { setting: "--config".to_owned(), why });
+            }
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        let environment = Env::prefixed("FILEGATE_").ignore(&NOT_SETTINGS).split("__");
+        let config: Self = figment
+            .merge(environment)
+            .merge(Serialized::defaults(overrides))
+            .extract()
+            .map_err(|error| ConfigError::Invalid(Box::new(error)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let impossible = |setting: &str, why: String| {
+            Err(ConfigError::Impossible { setting: setting.to_owned(), why })
+        };
+        for (setting, value) in [
+            ("limits.connections_max", self.limits.connections_max),
+            ("limits.uploads_max", self.limits.uploads_max),
+        ] {
+            if value == 0 || value > tokio::sync::Semaphore::MAX_PERMITS {
+                return impossible(setting, format!("{value} is not from 1 to 2^61"));
+            }
+        }
+        for (setting, span) in [
+            ("limits.head_timeout", self.limits.head_timeout),
+            ("limits.body_idle", self.limits.body_idle),
+            ("limits.write_idle", self.limits.write_idle),
+            ("downloads.link_life", self.downloads.link_life),
+            ("jobs.interval", self.jobs.interval),
+            ("jobs.upload_lease", self.jobs.upload_lease),
+        ] {
+            if span.0.is_zero() {
+                return impossible(setting, "must be more than 0s".to_owned());
+            }
+        }
+        if self.jobs.upload_lease <= self.limits.body_idle {
+            let why = format!("{} must be longer than limits.body_idle", self.jobs.upload_lease);
+            return impossible("jobs.upload_lease", why);
+        }
+        let url = &self.public_url;
+        if !(url.is_empty() || url.starts_with("https://") || url.starts_with("http://")) {
+            let why = format!("{url:?} does not start with https:// or http://");
+            return impossible("public_url", why);
+        }
+        for (name, policy) in &self.purposes {
+            for (rule_name, rule) in &policy.accept {
+                for extension in &rule.extensions {
+                    if MediaFormat::from_extension(extension).is_none() {
+                        let why = format!("no check is known for the extension {extension:?}");
+                        return impossible(&format!("purposes.{name}.accept.{rule_name}"), why);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The policy of a purpose that clients may upload to.
+    pub fn upload_policy(&self, purpose: &str) -> Option<(&PurposeName, &PurposePolicy)> {
+        let (name, policy) = self.known_purpose(purpose)?;
+        policy.upload.then_some((name, policy))
+    }
+
+    /// A purpose that is configured, outputs included.
+    pub fn known_purpose(&self, purpose: &str) -> Option<(&PurposeName, &PurposePolicy)> {
+        self.purposes.get_key_value(&purpose.parse::<PurposeName>().ok()?)
+    }
+
+    /// The purposes that list and delete take for `purpose`: itself and its twin.
+    pub fn twins(&self, purpose: &PurposeName) -> Vec<PurposeName> {
+        let twin = self.purposes.get(purpose).and_then(|policy| policy.same_as.clone());
+        std::iter::once(purpose.clone()).chain(twin).collect()
+    }
+
+    /// The largest file that any purpose takes.
+    pub fn largest_file(&self) -> u64 {
+        self.purposes.values().map(|policy| policy.bytes_max().0).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../../filegate.example.toml");
+
+    fn parse(toml: &str) -> Result<Config, String> {
+        let config: Config = Figment::from(Serialized::defaults(Config::default()))
+            .merge(Toml::string(toml))
+            .extract()
+            .map_err(|e| e.to_string())?;
+        config.check().map_err(|e| e.to_string()).map(|()| config)
+    }
+
+    #[test]
+    fn the_example_file_says_the_defaults() {
+        assert_eq!(parse(EXAMPLE).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_example_file_names_every_setting() {
+        // Uncommented, line for line, it alone must make a whole configuration.
+        let alone: Config = Figment::from(Toml::string(EXAMPLE)).extract().unwrap();
+        assert_eq!(alone, Config::default());
+    }
+
+    #[test]
+    fn a_part_of_a_purpose_can_be_changed_and_a_new_one_added() {
+        let config = parse(
+            r#"
+            [purposes.prompt_audio.accept.audio]
+            duration_below = "10s"
+            [purposes.subtitles]
+            keep = "30d"
+            [purposes.subtitles.accept.text]
+            extensions = ["txt"]
+            bytes_max = "1MiB"
+            "#,
+        )
+        .unwrap();
+        let rule = config.upload_policy("prompt_audio").unwrap().1.rule_for("wav").unwrap();
+        assert_eq!(rule.duration_below, Some(Span::seconds(10)));
+        assert_eq!(rule.bytes_max, Bytes::mib(20));
+        assert!(config.upload_policy("subtitles").is_some());
+        assert!(config.upload_policy("t2a_async").is_none());
+        assert!(config.known_purpose("t2a_async").is_some());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (toml, says) in [
+            ("lisen = '1.2.3.4:80'", "lisen"),
+            ("[limits]\nuploads_max = 0", "limits.uploads_max"),
+            ("[limits]\nbody_idle = 60", "span of time"),
+            ("[jobs]\nupload_lease = '10s'", "longer than limits.body_idle"),
+            ("public_url = 'files.example.com'", "does not start with https://"),
+            (
+                "[purposes.x.accept.y]\nextensions=['exe']\nbytes_max='1MiB'",
+                "no check is known for the extension \"exe\"",
+            ),
+            ("[purposes.voice_clone.accept.audio]\nbytes_max = 'lots'", "is not a size"),
+        ] {
+            let error = parse(toml).unwrap_err();
+            assert!(error.contains(says), "{toml}: {error}");
+        }
+        let error = Config::load(Some(Path::new("/nowhere/filegate.toml")), &Overrides::default());
+        assert!(error.unwrap_err().to_string().contains("/nowhere/filegate.toml"));
+    }
+}

@@ -1,0 +1,128 @@
+//! Who is calling (contract §5).
+
+use filegate_types::{ApiError, ErrorCode, KeyHash, Principal, Scope};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+use super::layer::Trace;
+use super::reply::store_failed;
+use crate::app::App;
+
+/// Longest credential that is looked at; a key of ours has 46 characters.
+const CREDENTIAL_BYTES_MAX: usize = 4096;
+
+/// Lets the caller in if its key is good and may do `scope`. Everything a handler does for a tenant
+/// starts from the principal that is returned.
+pub(super) async fn admit(
+    app: &App,
+    headers: &HeaderMap,
+    trace: &Trace,
+    scope: Scope,
+) -> Result<Principal, ApiError> {
+    let presented = credential(headers).ok_or(ErrorCode::NotAuthorized)?;
+    let hash = KeyHash::of(presented);
+    let principal = app
+        .catalog
+        .authenticate(hash, app.clock.now())
+        .await
+        .map_err(|error| store_failed(&error))?
+        .ok_or(ErrorCode::InvalidKey)?;
+    trace.authenticated(principal.key_id);
+    if !principal.scopes.allow(scope) {
+        return Err(ApiError::out_of_scope(format_args!("this key may not use the scope {scope}")));
+    }
+    Ok(principal)
+}
+
+/// The one credential of a request: `Authorization: Bearer KEY` with the scheme in any case, or
+/// `x-api-key: KEY`. Two that differ are no credential, and neither is a repeated header.
+fn credential(headers: &HeaderMap) -> Option<&str> {
+    let bearer = match single(headers, AUTHORIZATION.as_str())? {
+        None => None,
+        Some(value) => {
+            let (scheme, token) = value.split_once(' ')?;
+            if !scheme.eq_ignore_ascii_case("bearer") {
+                return None;
+            }
+            Some(well_formed(token.trim_matches(' '))?)
+        }
+    };
+    let api_key = match single(headers, "x-api-key")? {
+        None => None,
+        Some(value) => Some(well_formed(value.trim_matches(' '))?),
+    };
+    match (bearer, api_key) {
+        (Some(one), Some(other)) => (one == other).then_some(one),
+        (one, other) => one.or(other),
+    }
+}
+
+/// The header's value: `Some(None)` if absent, `None` if repeated or not text.
+#[expect(clippy::option_option, reason = "absent and unusable are answered differently")]
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<Option<&'a str>> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Some(None),
+        (Some(value), None) => value.to_str().ok().map(Some),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+/// A token of visible ASCII, which any key is; MiniMax's own keys are too, and are answered as
+/// unknown rather than as absent.
+fn well_formed(token: &str) -> Option<&str> {
+    let fits = !token.is_empty()
+        && token.len() <= CREDENTIAL_BYTES_MAX
+        && token.bytes().all(|b| b.is_ascii_graphic());
+    fits.then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn of(pairs: &[(&str, &[u8])]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let name: HeaderName = name.parse().unwrap();
+            headers.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        credential(&headers).map(str::to_owned)
+    }
+
+    #[test]
+    fn one_credential_in_either_header() {
+        for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
+            assert_eq!(
+                of(&[("authorization", format!("{scheme} abc").as_bytes())]).unwrap(),
+                "abc"
+            );
+        }
+        assert_eq!(of(&[("authorization", b"Bearer   abc ")]).unwrap(), "abc");
+        assert_eq!(of(&[("x-api-key", b"abc")]).unwrap(), "abc");
+        assert_eq!(of(&[("x-api-key", b"abc"), ("authorization", b"Bearer abc")]).unwrap(), "abc");
+    }
+
+    #[test]
+    fn anything_else_is_none() {
+        for pairs in [
+            &[] as &[(&str, &[u8])],
+            &[("authorization", b"")],
+            &[("authorization", b"Bearer")],
+            &[("authorization", b"Bearer ")],
+            &[("authorization", b"Basic abc")],
+            &[("authorization", b"abc")],
+            &[("authorization", b"Bearer a b")],
+            &[("authorization", b"Bearer \xff")],
+            &[("authorization", b"Bearer abc"), ("authorization", b"Bearer abc")],
+            &[("authorization", b"Basic abc"), ("x-api-key", b"abc")],
+            &[("x-api-key", b"abc"), ("authorization", b"Bearer xyz")],
+            &[("x-api-key", b"")],
+            &[("cookie", b"key=abc")],
+        ] {
+            assert_eq!(of(pairs), None, "{pairs:?}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `GET /d/{file_id}`: what `download_url` points to.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use filegate_types::{ApiError, ErrorCode, FileId};
+use http::StatusCode;
+
+use super::{content, reply};
+use crate::app::App;
+use crate::links::LinkError;
+
+/// Download by link
+///
+/// A `download_url` as `retrieve` gave it. Needs no key and takes no notice of one. Errors have their
+/// real HTTP status here, since browsers and download tools open links.
+#[utoipa::path(
+    get,
+    path = "/d/{file_id}",
+    tag = "links",
+    params(
+        ("file_id" = i64, Path, description = "The file"),
+        ("a" = i64, Query, description = "Signed with it"),
+        ("e" = i64, Query, description = "Unix seconds when the link ends"),
+        ("s" = String, Query, description = "The signature"),
+    ),
+    responses(
+        (status = 200, description = "The bytes", content_type = "application/octet-stream"),
+        (status = 206, description = "The ranges that were asked for"),
+        (status = 403, description = "Not a link of ours, or one that has ended"),
+        (status = 404, description = "The file is gone"),
+    ),
+)]
+pub(super) async fn handler(
+    State(app): State<Arc<App>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    let forbidden = |why| {
+        let error = ApiError::detailed(ErrorCode::NotAuthorized, why);
+        reply::fault(StatusCode::FORBIDDEN, &error)
+    };
+    // A path that is not UTF-8 is as wrong as any other.
+    let Some(file_id) = path.ok().and_then(|Path(text)| text.parse::<FileId>().ok()) else {
+        return forbidden("the link is not valid");
+    };
+    let (parts, _body) = request.into_parts();
+    let query = parts.uri.query().unwrap_or("");
+    let account = match app.links.check(file_id, query, app.clock.now()) {
+        Ok(account) => account,
+        Err(LinkError::Forged) => return forbidden("the link is not valid"),
+        Err(LinkError::Expired) => return forbidden("the link has ended; retrieve the file again"),
+    };
+    content::serve(&app, account, file_id, &parts).await.unwrap_or_else(|error| {
+        let status = StatusCode::from_u16(error.http_status());
+        reply::fault(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &error)
+    })
+}

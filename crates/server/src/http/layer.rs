@@ -1,0 +1,108 @@
+//! What wraps every handler: the Trace-Id, the one log line, the status setting, panics.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use filegate_types::{ApiError, ErrorCode, KeyId};
+use futures_util::FutureExt as _;
+use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::{HeaderName, HeaderValue, StatusCode};
+use tracing::Instrument as _;
+
+use super::reply::{self, Outcome};
+use crate::app::{App, random};
+use crate::config::HttpErrors;
+
+static TRACE_ID: HeaderName = HeaderName::from_static("trace-id");
+
+/// The request's identity in logs and replies; in every request's extensions.
+#[derive(Debug, Clone)]
+pub(super) struct Trace {
+    id: Arc<str>,
+    key: Arc<OnceLock<KeyId>>,
+}
+
+impl Trace {
+    fn new() -> Self {
+        let id = format!("{:032x}", u128::from_be_bytes(random()));
+        Self { id: id.into(), key: Arc::default() }
+    }
+
+    /// Notes whose request it is, for the log.
+    pub(super) fn authenticated(&self, key: KeyId) {
+        let _first_wins = self.key.set(key);
+    }
+}
+
+/// The outermost layer. Requests pass it first and replies last.
+pub(super) async fn wrap(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let trace = Trace::new();
+    request.extensions_mut().insert(trace.clone());
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("(none)", MatchedPath::as_str).to_owned();
+    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+
+    let span = tracing::info_span!("request", trace_id = &*trace.id);
+    let handled = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
+    let mut response = handled.await.unwrap_or_else(|_panic| {
+        tracing::error!(trace_id = &*trace.id, route, "http.panic");
+        reply::refusal(&ApiError::plain(ErrorCode::Unknown), reply::bare)
+    });
+
+    let outcome = response.extensions().get::<Outcome>().copied();
+    if let (HttpErrors::Status, Some(status)) =
+        (app.config.http_errors, outcome.and_then(|o| o.status_if_asked))
+    {
+        *response.status_mut() = status;
+    }
+    let headers = response.headers_mut();
+    headers.insert(
+        TRACE_ID.clone(),
+        HeaderValue::from_str(&trace.id).expect("hex digits are a header value"),
+    );
+    if chunked {
+        // A request with both framings is the raw material of smuggling. hyper reads it by
+        // Transfer-Encoding, as RFC 9112 §6.1 wants, but keeps the connection, which it does not.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    record(&span, &trace, &method, &route, response.status(), outcome, started);
+    response
+}
+
+fn record(
+    span: &tracing::Span,
+    trace: &Trace,
+    method: &http::Method,
+    route: &str,
+    status: StatusCode,
+    outcome: Option<Outcome>,
+    started: Instant,
+) {
+    let elapsed = started.elapsed();
+    let code = outcome.map_or(0, |o| o.code);
+    metrics::counter!("filegate_requests_total", "route" => route.to_owned(),
+        "status" => status.as_str().to_owned(), "code" => code.to_string())
+    .increment(1);
+    metrics::histogram!("filegate_request_seconds", "route" => route.to_owned())
+        .record(elapsed.as_secs_f64());
+    let _in_span = span.enter();
+    tracing::info!(
+        method = method.as_str(),
+        route,
+        status = status.as_u16(),
+        code,
+        key_id = trace.key.get().map(|key| key.0),
+        elapsed_ms = elapsed.as_secs_f64() * 1e3,
+        "http.reply"
+    );
+}

@@ -1,0 +1,106 @@
+//! The HTTP surface: one route, one file.
+//!
+//! A handler extracts, calls one function of the product, and maps the outcome to its body. All
+//! errors of the API are entries of one table ([`filegate_types::error`]); [`reply`] is the only
+//! place where they become bytes.
+
+mod admin;
+mod auth;
+pub(crate) mod body;
+mod content;
+mod delete;
+mod download;
+mod layer;
+mod list;
+mod openapi;
+mod ops;
+pub mod range;
+pub(crate) mod reply;
+mod retrieve;
+mod upload;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use axum::routing::get;
+use filegate_types::{ApiError, FileId};
+use http::StatusCode;
+
+use crate::app::App;
+
+pub use openapi::document as openapi_document;
+
+/// The prefixes that carry the MiniMax surface beside the bare one.
+const PREFIXES: [&str; 2] = ["/minimax", "/minimaxi"];
+
+/// What clients reach.
+pub(crate) fn public(app: &Arc<App>) -> Router {
+    let (files, _) = openapi::files().split_for_parts();
+    let (links, _) = openapi::links().split_for_parts();
+    let mut router = Router::new().merge(files.clone()).merge(links);
+    for prefix in PREFIXES {
+        router = router.nest(prefix, files.clone().merge(collection()));
+    }
+    finish(router.merge(ops::routes()), app)
+}
+
+/// What operators reach.
+pub(crate) fn operators(app: &Arc<App>) -> Router {
+    finish(ops::routes().merge(admin::routes()), app)
+}
+
+/// Old mmx clients call the collection itself. Without a prefix `/v1/files` is OpenAI's.
+fn collection() -> Router<Arc<App>> {
+    let methods = get(list::collection).post(upload::handler).delete(delete::by_query);
+    Router::new().route("/v1/files", methods)
+}
+
+fn finish(router: Router<Arc<App>>, app: &Arc<App>) -> Router {
+    router
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(app), layer::wrap))
+        .with_state(Arc::clone(app))
+}
+
+async fn unknown_path(State(app): State<Arc<App>>, request: Request) -> Response {
+    body::drain(request, &app);
+    reply::fault(StatusCode::NOT_FOUND, &ApiError::invalid("unknown path"))
+}
+
+async fn wrong_method(State(app): State<Arc<App>>, request: Request) -> Response {
+    body::drain(request, &app);
+    reply::fault(StatusCode::METHOD_NOT_ALLOWED, &ApiError::invalid("wrong method for this path"))
+}
+
+/// A parameter of a query string: `None` if absent, an error if it stands there twice.
+fn query_value(query: Option<&str>, name: &str) -> Result<Option<String>, ApiError> {
+    let mut found = None;
+    for (key, value) in url_pairs(query.unwrap_or("")) {
+        if key == name && found.replace(value).is_some() {
+            return Err(ApiError::invalid(format_args!("{name} is given twice")));
+        }
+    }
+    Ok(found)
+}
+
+fn url_pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
+    let decode = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+    };
+    query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(name), decode(value))
+    })
+}
+
+/// The `file_id` of a query string.
+fn query_file_id(query: Option<&str>) -> Result<FileId, ApiError> {
+    let text = query_value(query, "file_id")?;
+    let text = text.ok_or_else(|| ApiError::invalid("file_id is missing"))?;
+    text.parse::<FileId>().map_err(ApiError::invalid)
+}

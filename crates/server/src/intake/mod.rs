@@ -1,0 +1,356 @@
+//! An upload, from its first byte to its row.
+//!
+//! # Steps, and what a crash between them leaves
+//!
+//! ```text
+//! 1 admit     key, scope, a place among the uploads       nothing
+//! 2 receive   form fields; the first 256 KiB in memory    nothing
+//! 3 begin     row in `uploads`: blob key, lease           a row: reaped at the next start
+//!             (when the memory is full, or before 6)
+//! 4 spill     pieces to tmp/KEY, summed on the way        a file in tmp/, swept at the next start; a row
+//! 5 inspect   the content against the purpose             as 4. Refused: file and row are removed
+//! 6 land      fsync, rename to blobs/xx/KEY, fsync dir    a whole blob; its row gives it to the reaper
+//! 7 commit    `uploads` row -> `files` row, synced        COMMIT POINT: the file is there for ever
+//! 8 reply     status_code 0
+//! ```
+//!
+//! A small file takes steps 3, 4 and 6 together, after 5: what is refused never touches the store.
+//!
+//! INVARIANT: success is answered only after 7. Steps 5 to 7 run on a task of the service that ends
+//! even if the client is gone; a client that leaves earlier has its file and row removed by
+//! [`UploadGuard`].
+
+mod form;
+mod inspect;
+mod spool;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use filegate_store::{BlobSum, NewFile, StoreError};
+use filegate_types::purpose::{Keep, PurposeName, PurposePolicy};
+use filegate_types::{AccountId, ApiError, BlobKey, ErrorCode, FileRecord, Principal, UnixMillis};
+use http::HeaderMap;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::app::{App, random};
+use crate::http::body::Incoming;
+use crate::http::reply::store_failed;
+use form::ReceivedForm;
+use inspect::Inspected;
+use spool::Spool;
+
+pub use inspect::inspect_file;
+
+/// What an upload came to.
+#[derive(Debug)]
+pub(crate) enum Uploaded {
+    /// It is a file now.
+    Stored(Box<FileRecord>),
+    /// It passed every check, and nothing was kept.
+    Validated(Box<Checked>),
+}
+
+/// A file that passed every check.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) purpose: PurposeName,
+    pub(crate) filename: String,
+    pub(crate) sum: BlobSum,
+    pub(crate) media: serde_json::Value,
+}
+
+/// A file received and named, not yet examined.
+struct Received {
+    purpose: PurposeName,
+    policy: PurposePolicy,
+    filename: String,
+    extension: String,
+    spool: Spool,
+}
+
+/// Takes one upload through all steps. On refusal the rest of the body is drained.
+pub(crate) async fn upload(
+    app: &Arc<App>,
+    principal: &Principal,
+    headers: &HeaderMap,
+    body: Body,
+    validate_only: bool,
+) -> Result<Uploaded, ApiError> {
+    let mut incoming = Incoming::new(headers, body, app.config.limits.clone());
+    let mut label = None;
+    let started = Instant::now();
+    let result =
+        receive_and_finish(app, principal, headers, &mut incoming, validate_only, &mut label);
+    let result = result.await;
+    observe(&result, label.as_ref(), incoming.received(), started);
+    if result.is_err() {
+        incoming.drain(&app.tasks);
+    }
+    result
+}
+
+async fn receive_and_finish(
+    app: &Arc<App>,
+    principal: &Principal,
+    headers: &HeaderMap,
+    incoming: &mut Incoming,
+    validate_only: bool,
+    label: &mut Option<PurposeName>,
+) -> Result<Uploaded, ApiError> {
+    let place = Arc::clone(&app.uploads).try_acquire_owned().map_err(|_none_left| {
+        let max = app.config.limits.uploads_max;
+        ApiError::detailed(ErrorCode::RateLimit, format_args!("{max} uploads are in progress"))
+            .retry_after(1)
+    })?;
+    let _in_flight = InFlight::enter();
+    let mut guard = UploadGuard::new(app, principal.account_id);
+    let receiving = Instant::now();
+    let received = form::receive(app, headers, incoming, &mut guard, label).await?;
+    stage("receive", receiving);
+    // From here on the service owns the work, whether or not the client stays.
+    let app = Arc::clone(app);
+    let tasks = app.tasks.clone();
+    let span = tracing::Span::current();
+    let work = finish(app, received, guard, place, validate_only);
+    let finished = tasks.spawn(tracing::Instrument::instrument(work, span));
+    finished.await.unwrap_or_else(|_panic| Err(ErrorCode::Unknown.into()))
+}
+
+/// Steps 5 to 7.
+async fn finish(
+    app: Arc<App>,
+    received: Received,
+    mut guard: UploadGuard,
+    _place: OwnedSemaphorePermit,
+    validate_only: bool,
+) -> Result<Uploaded, ApiError> {
+    let Received { purpose, policy, filename, extension, spool } = received;
+    let inspecting = Instant::now();
+    let probe_place = app.probes.acquire().await.map_err(|_closed| ErrorCode::Internal)?;
+    let decode = app.config.probe.decode;
+    let inspection =
+        app.tasks.blocking(move || inspect::inspect(spool, &policy, &extension, decode)).await;
+    drop(probe_place);
+    let (spool, inspected) = inspection.map_err(|_panic| ErrorCode::Unknown)??;
+    stage("inspect", inspecting);
+
+    let Inspected { media_type, media, keep } = inspected;
+    if validate_only {
+        let sum = spool.into_sum();
+        guard.abort().await;
+        let checked = Checked { purpose, filename, sum, media };
+        return Ok(Uploaded::Validated(Box::new(checked)));
+    }
+
+    let landing = Instant::now();
+    let key = guard.begin().await?;
+    let blobs = app.blobs.clone();
+    // Before it is known: a landing that fails half-way may leave the blob for the guard to purge.
+    guard.landed = true;
+    let landed = app.tasks.blocking(move || spool.land(&blobs, key)).await;
+    let sum = landed.map_err(|_panic| ErrorCode::Unknown)?.map_err(|e| store_failed(&e))?;
+    stage("land", landing);
+
+    let committing = Instant::now();
+    let now = app.clock.now();
+    let expires_at = expiry(keep, now);
+    let media_type = media_type.to_owned();
+    let draft = |blob_key| NewFile {
+        purpose,
+        filename,
+        blob_key,
+        sum,
+        media_type,
+        media,
+        expires_at,
+        id_bits: id_bits(),
+    };
+    let record = guard.commit(draft, now).await?;
+    stage("commit", committing);
+    Ok(Uploaded::Stored(Box::new(record)))
+}
+
+fn expiry(keep: Keep, now: UnixMillis) -> Option<UnixMillis> {
+    match keep {
+        Keep::UntilDeleted => None,
+        Keep::For(span) => Some(now.plus(span.0)),
+    }
+}
+
+fn id_bits() -> [u16; 8] {
+    let bytes: [u8; 16] = random();
+    std::array::from_fn(|i| u16::from_be_bytes([bytes[2 * i], bytes[2 * i + 1]]))
+}
+
+/// The upload's row and blob key. Dropped before [`commit`](Self::commit) it removes what there is.
+struct UploadGuard {
+    app: Arc<App>,
+    account: AccountId,
+    key: Option<BlobKey>,
+    lease_until: UnixMillis,
+    landed: bool,
+}
+
+impl UploadGuard {
+    fn new(app: &Arc<App>, account: AccountId) -> Self {
+        let app = Arc::clone(app);
+        Self { app, account, key: None, lease_until: UnixMillis(0), landed: false }
+    }
+
+    /// Step 3, once; returns the blob key.
+    async fn begin(&mut self) -> Result<BlobKey, ApiError> {
+        if let Some(key) = &self.key {
+            let key = key.clone();
+            self.renew().await?;
+            return Ok(key);
+        }
+        let now = self.app.clock.now();
+        let key = BlobKey::mint(now, random());
+        // Noted first: if this future is dropped, the row may be there all the same.
+        self.key = Some(key.clone());
+        self.lease_until = now.plus(self.app.config.jobs.upload_lease.0);
+        let began = self.app.catalog.begin_upload(self.account, key.clone(), now, self.lease_until);
+        began.await.map_err(|error| store_failed(&error))?;
+        Ok(key)
+    }
+
+    /// Extends the lease when half of it is used up.
+    async fn renew(&mut self) -> Result<(), ApiError> {
+        let now = self.app.clock.now();
+        let lease = self.app.config.jobs.upload_lease.0;
+        let Some(key) = self.key.clone() else { return Ok(()) };
+        if now < self.lease_until.minus(lease / 2) {
+            return Ok(());
+        }
+        self.lease_until = now.plus(lease);
+        let renewed = self.app.catalog.renew_upload(key, self.lease_until).await;
+        match renewed {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(store_failed(&StoreError::LeaseLost)),
+            Err(error) => Err(store_failed(&error)),
+        }
+    }
+
+    /// Step 7.
+    async fn commit(
+        mut self,
+        draft: impl FnOnce(BlobKey) -> NewFile,
+        now: UnixMillis,
+    ) -> Result<FileRecord, ApiError> {
+        let key = self.key.clone().ok_or(ErrorCode::Unknown)?;
+        match self.app.catalog.commit_upload(self.account, draft(key), now).await {
+            Ok(record) => {
+                self.key = None;
+                Ok(record)
+            }
+            Err(error) => {
+                if matches!(
+                    error,
+                    StoreError::Poisoned | StoreError::Closed | StoreError::Catalog { .. }
+                ) {
+                    // Whether the row is on disk is not known: the blob must stay for it. The
+                    // next start finds out, and the reaper purges it if the row is not there.
+                    self.key = None;
+                }
+                Err(store_failed(&error))
+            }
+        }
+    }
+
+    /// Removes the row of an upload whose temporary file is gone.
+    async fn abort(&mut self) {
+        if let Some(key) = self.key.take()
+            && let Err(error) = self.app.catalog.abort_upload(key).await
+        {
+            // The lease ends by itself and the reaper does the rest.
+            tracing::warn!(error = &error as &dyn std::error::Error, "upload.abort.failed");
+        }
+    }
+}
+
+impl Drop for UploadGuard {
+    fn drop(&mut self) {
+        let Some(key) = self.key.take() else { return };
+        let app = Arc::clone(&self.app);
+        let landed = self.landed;
+        self.app.tasks.spawn(async move {
+            if landed {
+                let (blobs, purged) = (app.blobs.clone(), key.clone());
+                let purge = app.tasks.blocking(move || blobs.purge(&purged)).await;
+                if !matches!(purge, Ok(Ok(()))) {
+                    // The row stays, so the reaper tries again when the lease has ended.
+                    return;
+                }
+            }
+            let _reaped_otherwise = app.catalog.abort_upload(key).await;
+        });
+    }
+}
+
+/// Counts an upload in flight for as long as it lives.
+struct InFlight;
+
+impl InFlight {
+    fn enter() -> Self {
+        metrics::gauge!("filegate_uploads_in_flight").increment(1);
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::gauge!("filegate_uploads_in_flight").decrement(1);
+    }
+}
+
+fn stage(name: &'static str, since: Instant) {
+    metrics::histogram!("filegate_upload_stage_seconds", "stage" => name)
+        .record(since.elapsed().as_secs_f64());
+}
+
+fn observe(
+    result: &Result<Uploaded, ApiError>,
+    purpose: Option<&PurposeName>,
+    received: u64,
+    started: Instant,
+) {
+    let purpose = purpose.map_or_else(|| "(unknown)".to_owned(), ToString::to_string);
+    let outcome = match result {
+        Ok(Uploaded::Stored(_)) => "stored".to_owned(),
+        Ok(Uploaded::Validated(_)) => "validated".to_owned(),
+        Err(error) => error.code.number().to_string(),
+    };
+    metrics::counter!("filegate_upload_received_bytes_total").increment(received);
+    if let Ok(Uploaded::Stored(record)) = result {
+        metrics::counter!("filegate_upload_stored_bytes_total", "purpose" => purpose.clone())
+            .increment(record.bytes);
+    }
+    if let Err(error) = result {
+        tracing::info!(purpose, error = error.message(), "upload.refused");
+    }
+    metrics::histogram!("filegate_upload_seconds", "outcome" => outcome.clone())
+        .record(started.elapsed().as_secs_f64());
+    metrics::counter!("filegate_uploads_total", "purpose" => purpose, "outcome" => outcome)
+        .increment(1);
+}
+
+impl ReceivedForm {
+    /// Holds what was received against what an upload needs.
+    fn complete(self) -> Result<Received, ApiError> {
+        let (purpose, policy) =
+            self.purpose.ok_or_else(|| ApiError::invalid("purpose is missing"))?;
+        let file = self.file.ok_or_else(|| ApiError::invalid("file is missing"))?;
+        let extension = file.extension;
+        let Some(rule) = policy.rule_for(&extension) else {
+            return Err(ApiError::invalid_extension(purpose.as_str(), ""));
+        };
+        let bytes = file.spool.bytes();
+        if bytes == 0 {
+            return Err(ApiError::invalid("file is empty"));
+        }
+        form::check_size(bytes, rule.bytes_max)?;
+        Ok(Received { purpose, policy, filename: file.filename, extension, spool: file.spool })
+    }
+}

@@ -1,0 +1,107 @@
+//! Work in the background. All state is in rows, so a restart goes on where the last process stopped.
+//!
+//! | job | what it does | safe to repeat because |
+//! |---|---|---|
+//! | purge | removes the bytes of deleted, expired and reaped blobs | absent is success |
+//! | reaper | gives the bytes of lapsed uploads to purge | one transaction |
+//! | expirer | deletes files whose time has come | one transaction |
+//! | scrub | re-reads every blob, see [`scrub`] | it only marks |
+
+mod scrub;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use filegate_store::{Job, JobKind, StoreError};
+use filegate_types::BlobKey;
+
+use crate::app::App;
+
+/// Rows taken at a time.
+pub(crate) const BATCH: u32 = 500;
+/// Longest pause before a failed job is tried again.
+const BACKOFF_MAX: Duration = Duration::from_mins(10);
+
+/// Starts all of them.
+pub(crate) fn start(app: &Arc<App>) {
+    app.tasks.spawn(run(Arc::clone(app)));
+    app.tasks.spawn(scrub::run(Arc::clone(app)));
+}
+
+async fn run(app: Arc<App>) {
+    loop {
+        if let Err(error) = round(&app).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "jobs.round.failed");
+        }
+        tokio::select! {
+            () = app.tasks.stopping() => return,
+            () = app.jobs_due.notified() => {}
+            () = tokio::time::sleep(app.config.jobs.interval.0) => {}
+        }
+    }
+}
+
+/// Everything that is due now.
+async fn round(app: &Arc<App>) -> Result<(), StoreError> {
+    let now = app.clock.now();
+    let reaped = app.catalog.reap_uploads(now, now, BATCH).await?;
+    if reaped > 0 {
+        tracing::info!(uploads = reaped, "jobs.reaped");
+    }
+    while !app.tasks.is_stopping() {
+        let expired = app.catalog.expire_due(now, BATCH).await?;
+        if expired < BATCH as usize {
+            break;
+        }
+    }
+    while !app.tasks.is_stopping() {
+        let due = app.catalog.due_jobs(now, BATCH).await?;
+        let last_batch = due.len() < BATCH as usize;
+        purge(app, due).await?;
+        if last_batch {
+            break;
+        }
+    }
+    let reserve = Arc::clone(&app.reserve);
+    let _told_in_its_log = app.tasks.blocking(move || reserve.restore()).await;
+    Ok(())
+}
+
+async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<(), StoreError> {
+    let blobs = app.blobs.clone();
+    let purged = app.tasks.blocking(move || {
+        let one = |job: Job| {
+            let JobKind::PurgeBlob = job.kind;
+            let result = match job.target.parse::<BlobKey>() {
+                Ok(key) => blobs.purge(&key),
+                Err(_) => Err(StoreError::Damaged(job.target.clone())),
+            };
+            (job, result)
+        };
+        jobs.into_iter().map(one).collect::<Vec<_>>()
+    });
+    let mut done = Vec::new();
+    for (job, result) in purged.await.map_err(|_panic| StoreError::Closed)? {
+        let outcome = if result.is_ok() { "done" } else { "failed" };
+        metrics::counter!("filegate_jobs_total", "kind" => job.kind.name(), "outcome" => outcome)
+            .increment(1);
+        match result {
+            Ok(()) => done.push(job.job_id),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    attempts = job.attempts,
+                    "jobs.purge.failed: tried again later"
+                );
+                let run_at = app.clock.now().plus(backoff(job.attempts));
+                app.catalog.postpone_job(job.job_id, run_at, error.to_string()).await?;
+            }
+        }
+    }
+    if done.is_empty() { Ok(()) } else { app.catalog.finish_jobs(done).await }
+}
+
+/// 1 s, 2 s, 4 s … up to ten minutes.
+fn backoff(attempts: u32) -> Duration {
+    Duration::from_secs(1 << attempts.min(10)).min(BACKOFF_MAX)
+}

@@ -1,0 +1,112 @@
+//! The scrub: re-reads every blob at a bounded rate and compares its SHA-256, so that bit rot is
+//! found before a client finds it. Also gives blobs that no row knows to the purge job.
+//!
+//! Where it is stands in the catalog, so a restart goes on from there.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use filegate_store::StoreError;
+use filegate_types::{BlobKey, FileRecord};
+
+use crate::app::App;
+
+/// Rows fetched at a time.
+const PAGE: u32 = 100;
+/// An unknown blob younger than this may be one that is just landing.
+const ORPHAN_AGE: Duration = Duration::from_hours(1);
+
+const CURSOR: &str = "scrub_after";
+
+pub(super) async fn run(app: Arc<App>) {
+    if app.config.jobs.scrub_rate.0 == 0 {
+        return;
+    }
+    let mut pause = app.config.jobs.scrub_first_pause.0;
+    loop {
+        tokio::select! {
+            () = app.tasks.stopping() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        if let Err(error) = round(&app).await
+            && !app.tasks.is_stopping()
+        {
+            tracing::error!(error = &error as &dyn std::error::Error, "scrub.failed");
+        }
+        pause = app.config.jobs.scrub_pause.0;
+    }
+}
+
+async fn round(app: &Arc<App>) -> Result<(), StoreError> {
+    let stored = app.catalog.meta(CURSOR).await?.and_then(|bytes| bytes.try_into().ok());
+    let mut after = stored.map_or(0, i64::from_be_bytes);
+    while !app.tasks.is_stopping() {
+        let page = app.catalog.files_after(after, PAGE).await?;
+        let Some(last) = page.last() else {
+            app.catalog.meta_set(CURSOR, 0i64.to_be_bytes().to_vec()).await?;
+            return orphans(app).await;
+        };
+        after = last.file_id.get();
+        for file in page {
+            check(app, file).await?;
+        }
+        app.catalog.meta_set(CURSOR, after.to_be_bytes().to_vec()).await?;
+    }
+    Ok(())
+}
+
+async fn check(app: &Arc<App>, file: FileRecord) -> Result<(), StoreError> {
+    let (blobs, key) = (app.blobs.clone(), file.blob_key.clone());
+    let (rate, tasks) = (app.config.jobs.scrub_rate.0, app.tasks.clone());
+    let read = app.tasks.blocking(move || {
+        let (started, mut read) = (Instant::now(), 0u64);
+        blobs.digest(&key, |bytes| {
+            read += bytes as u64;
+            metrics::counter!("filegate_scrub_bytes_total").increment(bytes as u64);
+            let due = Duration::from_secs_f64(read as f64 / rate as f64);
+            // Short naps, so that a shutdown is not kept waiting.
+            while let Some(early) = due.checked_sub(started.elapsed())
+                && !early.is_zero()
+                && !tasks.is_stopping()
+            {
+                thread::sleep(early.min(Duration::from_millis(100)));
+            }
+            !tasks.is_stopping()
+        })
+    });
+    let found = read.await.map_err(|_panic| StoreError::Closed)??;
+    if found == Some((file.bytes, file.sha256)) || file.damaged_at.is_some() {
+        return Ok(());
+    }
+    let now = app.clock.now();
+    if app.catalog.file(file.account_id, file.file_id, now).await?.is_none() {
+        // Deleted since its row was read.
+        return Ok(());
+    }
+    metrics::counter!("filegate_scrub_damaged_total").increment(1);
+    tracing::error!(file_id = %file.file_id, blob = %file.blob_key,
+        "scrub.damaged: the content of this file is not what was stored");
+    app.catalog.mark_damaged(file.file_id, Some(now)).await
+}
+
+async fn orphans(app: &Arc<App>) -> Result<(), StoreError> {
+    let blobs = app.blobs.clone();
+    let before = app.clock.now().minus(ORPHAN_AGE);
+    let old = app.tasks.blocking(move || {
+        let mut old: Vec<BlobKey> = Vec::new();
+        let listed = blobs.each(|key, _| {
+            if key.minted_at() < before {
+                old.push(key);
+            }
+        });
+        listed.map(|()| old)
+    });
+    for key in old.await.map_err(|_panic| StoreError::Closed)?? {
+        if !app.catalog.knows_blob(key.clone()).await? {
+            tracing::warn!(blob = %key, "scrub.orphan: no row knows this blob; it is purged");
+            app.catalog.purge_orphan(key, app.clock.now()).await?;
+        }
+    }
+    Ok(())
+}

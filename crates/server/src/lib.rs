@@ -1,0 +1,259 @@
+//! The gateway: HTTP surface, intake pipeline, jobs and lifecycle.
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`config`] | settings and where they come from |
+//! | `accept`, `socket` | the accept loop, and what bounds every connection |
+//! | `http` | one route, one file; replies; authentication |
+//! | `intake` | an upload from its first byte to its row |
+//! | `jobs` | purge, reaper, expirer, scrub |
+//! | `links` | signed downloads |
+//! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
+
+mod accept;
+mod app;
+pub mod config;
+mod http;
+mod intake;
+mod jobs;
+mod lifecycle;
+mod links;
+mod socket;
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use filegate_store::{Catalog, DataDir, LocalBlobs, Reserve, StoreError};
+use filegate_types::{Clock, KeyHash, PlainKey, SystemClock, UnixMillis};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore};
+
+use app::{App, random};
+use config::Config;
+use lifecycle::Tasks;
+use links::{Links, SECRET_BYTES};
+
+pub use http::openapi_document;
+pub use http::range;
+pub use intake::inspect_file;
+
+/// How often metrics are folded together; without it histograms grow without bound.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Server {
+    app: Arc<App>,
+    /// Where clients connect, with the port that was bound.
+    pub address: SocketAddr,
+    /// Where operators connect.
+    pub admin_address: SocketAddr,
+    /// The admin token, on the first start only: it is kept nowhere.
+    pub admin_token: Option<String>,
+    /// What the last process left behind and the start removed.
+    pub swept: Swept,
+    _lock: File,
+}
+
+/// What a start found of a crash.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Swept {
+    /// Temporary files removed.
+    pub temporary_files: u64,
+    /// Uploads in progress whose bytes were given to the purge job.
+    pub uploads: usize,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A stored secret is not one.
+    #[error("the link secret in the catalog is damaged")]
+    Secret,
+}
+
+impl Server {
+    /// Opens the data directory and serves.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_at(config, Arc::new(SystemClock)).await
+    }
+
+    /// As [`start`](Self::start), with a clock of the caller's.
+    pub async fn start_at(mut config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let dir = DataDir::open(&config.data_dir)?;
+        let lock = dir.lock()?;
+        // Bound before anything is stored: a start that fails here must not use up the one showing
+        // of the admin token.
+        let public = listen(config.listen).await?;
+        let operators = listen(config.admin_listen).await?;
+        let address = bound(&public, config.listen)?;
+        let admin_address = bound(&operators, config.admin_listen)?;
+        config.listen = address;
+        config.admin_listen = admin_address;
+
+        let reserve = Arc::new(Reserve::of(&dir));
+        let catalog = Catalog::open(&dir, Arc::clone(&reserve))?;
+        let blobs = LocalBlobs::of(&dir);
+        let (secret, _) =
+            catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
+        let links = Links::new(&secret).ok_or(StartError::Secret)?;
+        let token = admin_token();
+        let hash = KeyHash::of(&token).as_bytes().to_vec();
+        let (admin_token_hash, fresh) = catalog.meta_init("admin_token_hash", hash).await?;
+        // Not earlier: on a first start the rows above need room more.
+        reserve.restore();
+        let swept = sweep(&catalog, &blobs, clock.now()).await?;
+
+        let tasks = Tasks::default();
+        let probes = match config.probe.parallel {
+            0 => std::thread::available_parallelism().map_or(2, usize::from) * 2,
+            n => n,
+        };
+        let app = Arc::new(App {
+            uploads: Arc::new(Semaphore::new(config.limits.uploads_max)),
+            probes: Arc::new(Semaphore::new(probes)),
+            catalog,
+            blobs,
+            reserve,
+            clock,
+            tasks: tasks.clone(),
+            links,
+            admin_token_hash,
+            jobs_due: Notify::new(),
+            metrics: recorder(),
+            started: AtomicBool::new(false),
+            config,
+        });
+        let limits = app.config.limits.clone();
+        tasks.spawn(accept::serve(public, http::public(&app), limits.clone(), tasks.clone()));
+        tasks.spawn(accept::serve(operators, http::operators(&app), limits, tasks.clone()));
+        jobs::start(&app);
+        tasks.spawn(metrics_upkeep(Arc::clone(&app)));
+        app.started.store(true, Ordering::Release);
+        let admin_token = fresh.then_some(token);
+        Ok(Self { app, address, admin_address, admin_token, swept, _lock: lock })
+    }
+
+    /// The catalog, for commands that run in the same process.
+    pub fn catalog(&self) -> &Catalog {
+        &self.app.catalog
+    }
+
+    /// Drains and stops. True if everything ended before the deadline of the configuration; what had
+    /// not was dropped, and none of it was acknowledged.
+    pub async fn stop(self) -> bool {
+        self.app.tasks.stop(self.app.config.limits.shutdown.0).await
+    }
+}
+
+/// Removes what a crash left. The lock says that nobody else is at work here.
+async fn sweep(
+    catalog: &Catalog,
+    blobs: &LocalBlobs,
+    now: UnixMillis,
+) -> Result<Swept, StoreError> {
+    let mut swept = Swept { temporary_files: blobs.clear_tmp()?, uploads: 0 };
+    loop {
+        let reaped = match catalog.reap_uploads(UnixMillis(i64::MAX), now, jobs::BATCH).await {
+            // The reaper comes to them when their leases have ended and deletes have made room.
+            Err(error) if error.is_full() => {
+                tracing::warn!("serve.full: no room to sweep up uploads that were cut off");
+                return Ok(swept);
+            }
+            reaped => reaped?,
+        };
+        swept.uploads += reaped;
+        if reaped < jobs::BATCH as usize {
+            return Ok(swept);
+        }
+    }
+}
+
+/// Sends panics to the log, but for those of decoders on hostile files: they are caught where the
+/// decoder is called and answered like any undecodable file.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        if filegate_media::decoding() {
+            tracing::debug!("media.decoder.panic");
+        } else {
+            let place = panic.location().map(ToString::to_string);
+            tracing::error!(place, "panic: {}", panic.payload_as_str().unwrap_or("(no text)"));
+        }
+    }));
+}
+
+/// A fresh API key.
+pub fn new_key() -> PlainKey {
+    PlainKey::from_random(random())
+}
+
+fn admin_token() -> String {
+    format!("fg-admin-{}", new_key().expose().trim_start_matches("fg-"))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+fn bound(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Listen { address, source })
+}
+
+/// The process's one metrics recorder.
+fn recorder() -> PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    let made = RECORDER.get_or_init(|| {
+        let seconds =
+            [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)
+            .expect("the buckets are not empty");
+        builder.install_recorder().expect("nothing else in the process records metrics")
+    });
+    describe();
+    made.clone()
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_counter!("filegate_requests_total", "Replies, by route, HTTP status and status_code");
+    describe_histogram!("filegate_request_seconds", "Time to the head of a reply, by route");
+    describe_counter!("filegate_uploads_total", "Uploads, by purpose and outcome");
+    describe_counter!("filegate_upload_received_bytes_total", "Bytes of upload bodies");
+    describe_counter!("filegate_upload_stored_bytes_total", "Bytes of stored files, by purpose");
+    describe_histogram!("filegate_upload_seconds", "Uploads from head to outcome");
+    describe_histogram!("filegate_upload_stage_seconds", "Stages of uploads");
+    describe_gauge!("filegate_uploads_in_flight", "Uploads being received or finished");
+    describe_gauge!("filegate_connections", "Open connections");
+    describe_counter!("filegate_downloads_total", "Contents served, ranges included");
+    describe_counter!("filegate_deletes_total", "Files deleted by clients");
+    describe_counter!("filegate_store_errors_total", "Failed operations of the store");
+    describe_counter!("filegate_jobs_total", "Jobs, by kind and outcome");
+    describe_counter!("filegate_scrub_bytes_total", "Bytes re-read by the scrub");
+    describe_counter!("filegate_scrub_damaged_total", "Files that the scrub found damaged");
+}
+
+async fn metrics_upkeep(app: Arc<App>) {
+    loop {
+        tokio::select! {
+            () = app.tasks.stopping() => return,
+            () = tokio::time::sleep(METRICS_UPKEEP) => app.metrics.run_upkeep(),
+        }
+    }
+}

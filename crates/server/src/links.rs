@@ -1,0 +1,147 @@
+//! Signed download links: `/d/{file_id}?a=ACCOUNT&e=EXPIRY&s=SIGNATURE`.
+//!
+//! The signature is HMAC-SHA-256 over method, id, account and expiry, all or nothing, under a secret
+//! that the first start draws. Whoever has the link has the file until it ends.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use filegate_types::{AccountId, FileId, UnixMillis};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+/// Bytes of the secret.
+pub(crate) const SECRET_BYTES: usize = 32;
+
+/// Makes and checks links.
+#[derive(Clone)]
+pub(crate) struct Links {
+    secret: [u8; SECRET_BYTES],
+}
+
+/// Why a link does not open its file. Both look alike from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkError {
+    /// A part is missing, malformed or not what was signed.
+    Forged,
+    /// It was good once.
+    Expired,
+}
+
+impl Links {
+    /// Links under `secret`; none other than a whole secret is taken.
+    pub(crate) fn new(secret: &[u8]) -> Option<Self> {
+        let secret: [u8; SECRET_BYTES] = secret.try_into().ok()?;
+        (secret != [0; SECRET_BYTES]).then_some(Self { secret })
+    }
+
+    /// The path and query that open `file_id` of `account` until `until`.
+    pub(crate) fn path(&self, account: AccountId, file_id: FileId, until: UnixMillis) -> String {
+        let expiry = until.seconds();
+        let mac = self.mac(account.0, file_id, expiry).finalize().into_bytes();
+        format!("/d/{file_id}?a={}&e={expiry}&s={}", account.0, URL_SAFE_NO_PAD.encode(mac))
+    }
+
+    /// The account whose file the query opens.
+    pub(crate) fn check(
+        &self,
+        file_id: FileId,
+        query: &str,
+        now: UnixMillis,
+    ) -> Result<AccountId, LinkError> {
+        let [mut account, mut expiry, mut signature] = [None; 3];
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').ok_or(LinkError::Forged)?;
+            let place = match name {
+                "a" => &mut account,
+                "e" => &mut expiry,
+                "s" => &mut signature,
+                // Trackers append their own; they change nothing.
+                _ => continue,
+            };
+            if place.replace(value).is_some() {
+                return Err(LinkError::Forged);
+            }
+        }
+        let (Some(account), Some(expiry), Some(signature)) =
+            (number(account), number(expiry), signature)
+        else {
+            return Err(LinkError::Forged);
+        };
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_why| LinkError::Forged)?;
+        // Constant time, by the crate's promise.
+        let verified = self.mac(account, file_id, expiry).verify_slice(&signature);
+        verified.map_err(|_why| LinkError::Forged)?;
+        if now.seconds() >= expiry { Err(LinkError::Expired) } else { Ok(AccountId(account)) }
+    }
+
+    fn mac(&self, account: i64, file_id: FileId, expiry: i64) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret).expect("HMAC takes any key");
+        mac.update(format!("GET\n{file_id}\n{account}\n{expiry}").as_bytes());
+        mac
+    }
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Links(…)")
+    }
+}
+
+fn number(text: Option<&str>) -> Option<i64> {
+    text?.parse().ok().filter(|n| *n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn made() -> (Links, FileId, String) {
+        let links = Links::new(&[7; 32]).unwrap();
+        let id = FileId::new(426_586_401_755_526).unwrap();
+        let until = UnixMillis(NOW.0 + 3_600_000);
+        let path = links.path(AccountId(3), id, until);
+        let query = path.split_once('?').unwrap().1.to_owned();
+        (links, id, query)
+    }
+
+    #[test]
+    fn a_link_opens_its_file_for_its_hour() {
+        let (links, id, query) = made();
+        assert_eq!(links.check(id, &query, NOW), Ok(AccountId(3)));
+        assert_eq!(links.check(id, &format!("{query}&utm=1"), NOW), Ok(AccountId(3)));
+        let late = UnixMillis(NOW.0 + 3_600_000);
+        assert_eq!(links.check(id, &query, late), Err(LinkError::Expired));
+    }
+
+    #[test]
+    fn nothing_about_it_can_be_changed() {
+        let (links, id, query) = made();
+        let other = FileId::new(id.get() + 1).unwrap();
+        assert_eq!(links.check(other, &query, NOW), Err(LinkError::Forged));
+        for (from, to) in [
+            ("a=3", "a=4"),
+            ("a=3&", ""),
+            ("e=1", "e=2"),
+            ("&s=", "&s=A"),
+            ("&s=", "&t="),
+            ("a=3", "a=3&a=3"),
+            ("a=3", "a=-3"),
+        ] {
+            let forged = query.replacen(from, to, 1);
+            assert_ne!(forged, query);
+            assert_eq!(links.check(id, &forged, NOW), Err(LinkError::Forged), "{forged}");
+        }
+        assert_eq!(links.check(id, "", NOW), Err(LinkError::Forged));
+        let other = Links::new(&[8; 32]).unwrap();
+        assert_eq!(other.check(id, &query, NOW), Err(LinkError::Forged));
+    }
+
+    #[test]
+    fn no_secret_no_links() {
+        assert!(Links::new(b"").is_none());
+        assert!(Links::new(&[0; 32]).is_none());
+        assert!(Links::new(&[1; 31]).is_none());
+    }
+}

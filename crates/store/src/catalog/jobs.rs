@@ -1,0 +1,100 @@
+//! Work that a commit has promised: done at least once, by whoever runs next.
+
+use filegate_types::UnixMillis;
+use rusqlite::Connection;
+
+use super::{Catalog, freeing};
+use crate::error::StoreError;
+
+/// What a job does. Every kind is idempotent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobKind {
+    /// Remove the blob named by the target; absent is success.
+    PurgeBlob,
+}
+
+impl JobKind {
+    /// The name in rows and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PurgeBlob => "purge_blob",
+        }
+    }
+}
+
+/// A job that is due.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its row.
+    pub job_id: i64,
+    /// What to do.
+    pub kind: JobKind,
+    /// To what.
+    pub target: String,
+    /// How often it has failed.
+    pub attempts: u32,
+}
+
+impl Catalog {
+    /// Jobs whose time has come, oldest first, at most `limit`.
+    pub async fn due_jobs(&self, now: UnixMillis, limit: u32) -> Result<Vec<Job>, StoreError> {
+        self.engine
+            .read("looking for jobs", move |c| {
+                let mut statement = c.prepare_cached(
+                    "SELECT job_id, target, attempts FROM jobs
+                     WHERE kind = 'purge_blob' AND run_at <= ?1 ORDER BY run_at LIMIT ?2",
+                )?;
+                let rows = statement.query_map((now.0, limit), |row| {
+                    Ok(Job {
+                        job_id: row.get(0)?,
+                        kind: JobKind::PurgeBlob,
+                        target: row.get(1)?,
+                        attempts: row.get(2)?,
+                    })
+                })?;
+                rows.collect()
+            })
+            .await
+    }
+
+    /// Removes jobs that are done.
+    pub async fn finish_jobs(&self, jobs: Vec<i64>) -> Result<(), StoreError> {
+        self.engine
+            .write(freeing("finishing jobs"), move |c| {
+                let mut statement = c.prepare_cached("DELETE FROM jobs WHERE job_id = ?1")?;
+                jobs.iter().try_for_each(|id| statement.execute([id]).map(drop))
+            })
+            .await
+    }
+
+    /// Puts a failed job off until `run_at`.
+    pub async fn postpone_job(
+        &self,
+        job_id: i64,
+        run_at: UnixMillis,
+        error: String,
+    ) -> Result<(), StoreError> {
+        self.engine
+            .write(freeing("postponing a job"), move |c| {
+                c.execute(
+                    "UPDATE jobs SET attempts = attempts + 1, run_at = ?2, last_error = ?3
+                     WHERE job_id = ?1",
+                    (job_id, run_at.0, &error),
+                )
+                .map(drop)
+            })
+            .await
+    }
+}
+
+pub(super) fn enqueue_purge(
+    c: &Connection,
+    blob_key: &str,
+    now: UnixMillis,
+) -> rusqlite::Result<()> {
+    c.prepare_cached(
+        "INSERT INTO jobs (kind, target, run_at) VALUES ('purge_blob', ?1, ?2) ON CONFLICT DO NOTHING",
+    )?
+    .execute((blob_key, now.0))
+    .map(drop)
+}

@@ -1,0 +1,157 @@
+//! Rows against blobs against SHA-256: what `filegate fsck` does.
+
+use filegate_types::{BlobKey, FileId, FileRecord, UnixMillis};
+
+use crate::blobs::LocalBlobs;
+use crate::catalog::Catalog;
+use crate::error::StoreError;
+
+/// Rows fetched at a time.
+const PAGE: u32 = 500;
+/// A blob younger than this may belong to an upload that a running server is just landing.
+const YOUNG_MS: i64 = 3_600_000;
+
+/// What to check and whether to mend it.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Mend what can be mended. Only the holder of the directory's lock may.
+    pub repair: bool,
+    /// Read every byte; otherwise only lengths are compared.
+    pub digests: bool,
+}
+
+/// What was found. `damaged` and `missing` are facts about acknowledged files; the rest is litter.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Rows checked.
+    pub files: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Files whose blob is absent.
+    pub missing: Vec<FileId>,
+    /// Files whose blob has the wrong length or digest.
+    pub damaged: Vec<FileId>,
+    /// Files that were marked damaged and are whole.
+    pub whole_again: Vec<FileId>,
+    /// Blobs that nothing refers to.
+    pub orphans: Vec<BlobKey>,
+    /// Their bytes.
+    pub orphan_bytes: u64,
+    /// SQLite's own verdict when it is not `ok`.
+    pub catalog_fault: Option<String>,
+}
+
+impl Report {
+    /// Whether everything was as it should be.
+    pub fn is_clean(&self) -> bool {
+        self.missing.is_empty()
+            && self.damaged.is_empty()
+            && self.whole_again.is_empty()
+            && self.orphans.is_empty()
+            && self.catalog_fault.is_none()
+    }
+}
+
+/// Checks the store; `progress` is told the files checked and bytes read so far.
+///
+/// Without `repair` it may run beside a server: young unknown blobs are left out. With it, files
+/// that are missing or damaged are marked (their content then answers an error, never wrong bytes),
+/// marks on whole files are taken back, and orphans are removed.
+pub async fn fsck(
+    catalog: &Catalog,
+    blobs: &LocalBlobs,
+    options: Options,
+    now: UnixMillis,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Report, StoreError> {
+    let mut report = Report::default();
+    let verdict = catalog.integrity().await?;
+    report.catalog_fault = (verdict != "ok").then_some(verdict);
+
+    let mut after = 0;
+    loop {
+        let page = catalog.files_after(after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.file_id.get();
+        for file in page {
+            check_file(catalog, blobs, options, now, &file, &mut report).await?;
+            progress(report.files, report.bytes);
+        }
+    }
+    find_orphans(catalog, blobs, options, now, &mut report).await?;
+    Ok(report)
+}
+
+async fn check_file(
+    catalog: &Catalog,
+    blobs: &LocalBlobs,
+    options: Options,
+    now: UnixMillis,
+    file: &FileRecord,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    report.files += 1;
+    let found = if options.digests {
+        read_whole(blobs, &file.blob_key).await?
+    } else {
+        blobs.length(&file.blob_key)?.map(|bytes| (bytes, file.sha256))
+    };
+    report.bytes += if options.digests { found.map_or(0, |(bytes, _)| bytes) } else { 0 };
+    let whole = found == Some((file.bytes, file.sha256));
+    // A file deleted since its row was read is not damaged.
+    let gone = !whole && catalog.file(file.account_id, file.file_id, now).await?.is_none();
+    if gone && file.expires_at.is_none_or(|at| at > now) {
+        return Ok(());
+    }
+    match (whole, found) {
+        (true, _) if file.damaged_at.is_some() => report.whole_again.push(file.file_id),
+        (true, _) => return Ok(()),
+        (false, None) => report.missing.push(file.file_id),
+        (false, Some(_)) => report.damaged.push(file.file_id),
+    }
+    if options.repair {
+        let mark = if whole { None } else { Some(file.damaged_at.unwrap_or(now)) };
+        catalog.mark_damaged(file.file_id, mark).await?;
+    }
+    Ok(())
+}
+
+async fn read_whole(
+    blobs: &LocalBlobs,
+    key: &BlobKey,
+) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+    let (blobs, key) = (blobs.clone(), key.clone());
+    tokio::task::spawn_blocking(move || blobs.digest(&key, |_| true))
+        .await
+        .map_err(|_stopped| StoreError::Closed)?
+}
+
+async fn find_orphans(
+    catalog: &Catalog,
+    blobs: &LocalBlobs,
+    options: Options,
+    now: UnixMillis,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let listed = {
+        let blobs = blobs.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut all = Vec::new();
+            blobs.each(|key, bytes| all.push((key, bytes))).map(|()| all)
+        })
+        .await
+        .map_err(|_stopped| StoreError::Closed)??
+    };
+    for (key, bytes) in listed {
+        let young = key.minted_at().0 > now.0 - YOUNG_MS;
+        if (young && !options.repair) || catalog.knows_blob(key.clone()).await? {
+            continue;
+        }
+        if options.repair {
+            blobs.purge(&key)?;
+        }
+        report.orphan_bytes += bytes;
+        report.orphans.push(key);
+    }
+    Ok(())
+}

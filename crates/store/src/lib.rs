@@ -1,0 +1,16 @@
+//! The catalog (rows) and the blob store (bytes).
+//!
+//! Both are durable when a call returns, and neither knows of the other: the order in which they
+//! are used is the upload pipeline's (`filegate-server`, `intake`), and what a crash between them
+//! leaves is found again by [`fsck`] and the janitor.
+
+pub mod blobs;
+pub mod catalog;
+pub mod datadir;
+pub mod error;
+pub mod fsck;
+
+pub use blobs::{BLOB_BLOCK_BYTES, BlobReader, BlobSum, LocalBlobs, TempBlob};
+pub use catalog::{Catalog, DeleteOutcome, Job, JobKind, KeyDraft, KeyRow, NewFile};
+pub use datadir::{DataDir, Reserve};
+pub use error::StoreError;

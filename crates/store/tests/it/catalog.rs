@@ -1,0 +1,200 @@
+//! What every catalog promises.
+
+use std::time::Duration;
+
+use filegate_store::catalog::KeySelector;
+use filegate_store::{DeleteOutcome, StoreError};
+use filegate_types::{KeyHash, UnixMillis};
+
+use crate::support::{NOW, Store, blob_key, in_ms, new_file, open};
+
+#[tokio::test]
+async fn an_upload_becomes_a_file_of_its_account_alone() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    let (other, _) = store.account("other", 2).await;
+    let file = store.upload(acme, 9, b"hello").await;
+
+    let (found, sums) =
+        store.catalog.file_with_sums(acme, file.file_id, NOW).await.unwrap().unwrap();
+    assert_eq!(found, file);
+    assert_eq!((found.bytes, sums.len()), (5, 4));
+
+    assert_eq!(store.catalog.file(other, file.file_id, NOW).await.unwrap(), None);
+    assert!(store.catalog.list(other, vec![], None, 10, NOW).await.unwrap().is_empty());
+    assert_eq!(
+        store.catalog.delete_file(other, file.file_id, vec![], NOW).await.unwrap(),
+        DeleteOutcome::NotFound
+    );
+    assert_eq!(store.catalog.list(acme, vec![], None, 10, NOW).await.unwrap(), [file]);
+}
+
+#[tokio::test]
+async fn ids_that_clash_are_drawn_again() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    let mut ids = Vec::new();
+    // Every upload has the same eight random draws and the same clock.
+    for seed in 0..40 {
+        ids.push(store.upload(acme, seed, b"x").await.file_id);
+    }
+    let listed = store.catalog.list(acme, vec![], None, 100, NOW).await.unwrap();
+    ids.sort_unstable();
+    ids.reverse();
+    assert_eq!(listed.iter().map(|f| f.file_id).collect::<Vec<_>>(), ids);
+    ids.dedup();
+    assert_eq!(ids.len(), 40);
+}
+
+#[tokio::test]
+async fn lists_page_by_purpose() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    for seed in 0..6 {
+        let key = blob_key(seed);
+        store.catalog.begin_upload(acme, key.clone(), NOW, in_ms(1)).await.unwrap();
+        let sum = store.land(&key, b"x");
+        let purpose = ["t2a_async", "t2a_async_input", "batch"][seed as usize % 3];
+        let file =
+            filegate_store::NewFile { purpose: purpose.parse().unwrap(), ..new_file(key, sum) };
+        store.catalog.commit_upload(acme, file, in_ms(i64::from(seed))).await.unwrap();
+    }
+    let purposes = || vec!["t2a_async".parse().unwrap(), "t2a_async_input".parse().unwrap()];
+    let first = store.catalog.list(acme, purposes(), None, 3, NOW).await.unwrap();
+    assert_eq!(first.len(), 3);
+    let after = Some(first[2].file_id);
+    let rest = store.catalog.list(acme, purposes(), after, 3, NOW).await.unwrap();
+    assert_eq!(rest.len(), 1);
+    assert!(rest[0].file_id < first[2].file_id);
+    let batch = store.catalog.list(acme, vec!["batch".parse().unwrap()], None, 9, NOW).await;
+    assert_eq!(batch.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_delete_hides_at_once_and_leaves_a_purge_job() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    let file = store.upload(acme, 1, b"bytes").await;
+    let other = vec!["prompt_audio".parse().unwrap()];
+    let delete = |purposes| store.catalog.delete_file(acme, file.file_id, purposes, NOW);
+    assert_eq!(delete(other).await.unwrap(), DeleteOutcome::OtherPurpose);
+    assert_eq!(delete(vec![file.purpose.clone()]).await.unwrap(), DeleteOutcome::Deleted);
+    assert_eq!(delete(vec![]).await.unwrap(), DeleteOutcome::NotFound);
+    assert_eq!(store.catalog.file(acme, file.file_id, NOW).await.unwrap(), None);
+
+    let jobs = store.catalog.due_jobs(NOW, 10).await.unwrap();
+    assert_eq!(jobs.len(), 1);
+    assert_eq!(jobs[0].target, file.blob_key.as_str());
+    store.catalog.postpone_job(jobs[0].job_id, in_ms(50), "disk".to_owned()).await.unwrap();
+    assert!(store.catalog.due_jobs(in_ms(49), 10).await.unwrap().is_empty());
+    assert_eq!(store.catalog.due_jobs(in_ms(50), 10).await.unwrap()[0].attempts, 1);
+    store.catalog.finish_jobs(vec![jobs[0].job_id]).await.unwrap();
+    assert!(store.catalog.due_jobs(in_ms(99), 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_that_was_reaped_cannot_commit() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    let key = blob_key(1);
+    store.catalog.begin_upload(acme, key.clone(), NOW, in_ms(1_000)).await.unwrap();
+    assert!(store.catalog.renew_upload(key.clone(), in_ms(2_000)).await.unwrap());
+    assert_eq!(store.catalog.reap_uploads(in_ms(1_999), NOW, 10).await.unwrap(), 0);
+    assert_eq!(store.catalog.reap_uploads(in_ms(2_000), NOW, 10).await.unwrap(), 1);
+    assert!(!store.catalog.renew_upload(key.clone(), in_ms(9_000)).await.unwrap());
+    let sum = store.land(&key, b"late");
+    let result = store.catalog.commit_upload(acme, new_file(key.clone(), sum), NOW).await;
+    assert!(matches!(result, Err(StoreError::LeaseLost)), "{result:?}");
+    assert_eq!(store.catalog.due_jobs(NOW, 10).await.unwrap()[0].target, key.as_str());
+    assert_eq!(store.catalog.counts().await.unwrap().files, 0);
+}
+
+#[tokio::test]
+async fn expired_files_are_gone_before_the_expirer_comes() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    let key = blob_key(1);
+    store.catalog.begin_upload(acme, key.clone(), NOW, in_ms(1_000)).await.unwrap();
+    let sum = store.land(&key, b"x");
+    let file = filegate_store::NewFile { expires_at: Some(in_ms(500)), ..new_file(key, sum) };
+    let file = store.catalog.commit_upload(acme, file, NOW).await.unwrap();
+    assert!(store.catalog.file(acme, file.file_id, in_ms(499)).await.unwrap().is_some());
+    assert!(store.catalog.file(acme, file.file_id, in_ms(500)).await.unwrap().is_none());
+    assert!(store.catalog.list(acme, vec![], None, 9, in_ms(500)).await.unwrap().is_empty());
+    assert_eq!(store.catalog.expire_due(in_ms(499), 10).await.unwrap(), 0);
+    assert_eq!(store.catalog.expire_due(in_ms(500), 10).await.unwrap(), 1);
+    assert_eq!(store.catalog.due_jobs(in_ms(500), 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn keys_stop_at_revocation_and_expiry() {
+    let store = Store::new();
+    let (acme, key) = store.account("acme", 1).await;
+    let (again, second) = store.account("acme", 2).await;
+    assert_eq!(acme, again);
+    let auth = |hash| store.catalog.authenticate(hash, NOW);
+    assert!(auth(KeyHash::of("fg-unknown")).await.unwrap().is_none());
+
+    let revoke = |key| store.catalog.revoke_key(key, NOW);
+    assert!(revoke(KeySelector::Hash(key.hash())).await.unwrap());
+    assert!(revoke(KeySelector::Hash(key.hash())).await.unwrap());
+    assert!(!revoke(KeySelector::Hash(KeyHash::of("fg-unknown"))).await.unwrap());
+    assert!(auth(key.hash()).await.unwrap().is_none());
+    let rows = store.catalog.keys().await.unwrap();
+    assert_eq!((rows.len(), rows[0].revoked_at), (2, Some(NOW)));
+    assert!(revoke(KeySelector::Id(rows[1].key_id)).await.unwrap());
+    assert!(auth(second.hash()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_second_process_sees_and_makes_changes() {
+    let store = Store::new();
+    let (beside, _) = open(store.home.path());
+    let (_, key) = store.account("acme", 7).await;
+    assert!(beside.authenticate(key.hash(), NOW).await.unwrap().is_some());
+    beside.revoke_key(KeySelector::Hash(key.hash()), NOW).await.unwrap();
+    assert!(store.catalog.authenticate(key.hash(), NOW).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_made_although_their_caller_is_gone() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    for seed in 0..50 {
+        let begin = store.catalog.begin_upload(acme, blob_key(seed), NOW, in_ms(1_000));
+        let _cut = tokio::time::timeout(Duration::ZERO, begin).await;
+    }
+    // Whatever was queued is made before this change, which queues behind it.
+    store.account("later", 2).await;
+    let uploads = store.catalog.counts().await.unwrap().uploads;
+    let reaped = store.catalog.reap_uploads(UnixMillis(i64::MAX), NOW, 100).await.unwrap();
+    assert_eq!(reaped as u64, uploads);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_all_commit() {
+    let store = std::sync::Arc::new(Store::new());
+    let (acme, _) = store.account("acme", 1).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for seed in 0..100u8 {
+        let store = std::sync::Arc::clone(&store);
+        tasks.spawn(async move { store.upload(acme, seed, &[seed]).await });
+    }
+    let files = tasks.join_all().await;
+    let mut ids: Vec<_> = files.iter().map(|f| f.file_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 100);
+    assert_eq!(store.catalog.counts().await.unwrap().files, 100);
+}
+
+#[tokio::test]
+async fn settings_are_made_once() {
+    let store = Store::new();
+    assert_eq!(store.catalog.meta("secret").await.unwrap(), None);
+    let first = store.catalog.meta_init("secret", b"one".to_vec()).await.unwrap();
+    let second = store.catalog.meta_init("secret", b"two".to_vec()).await.unwrap();
+    assert_eq!((first, second), ((b"one".to_vec(), true), (b"one".to_vec(), false)));
+    store.catalog.meta_set("secret", b"three".to_vec()).await.unwrap();
+    assert_eq!(store.catalog.meta("secret").await.unwrap(), Some(b"three".to_vec()));
+}

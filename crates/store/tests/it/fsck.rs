@@ -1,0 +1,93 @@
+//! Every fault that fsck names is made here on purpose.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use filegate_store::fsck::{Options, Report, fsck};
+use filegate_types::BlobKey;
+
+use crate::support::{NOW, Store, blob_key, in_ms};
+
+const LOOK: Options = Options { repair: false, digests: true };
+const MEND: Options = Options { repair: true, digests: true };
+
+async fn run(store: &Store, options: Options) -> Report {
+    // Two hours later, so that blobs of NOW are not taken for uploads in flight.
+    fsck(&store.catalog, &store.blobs, options, in_ms(7_200_000), |_, _| ()).await.unwrap()
+}
+
+fn path(store: &Store, key: &BlobKey) -> std::path::PathBuf {
+    store.home.path().join("blobs").join(key.shard()).join(key.as_str())
+}
+
+#[tokio::test]
+async fn a_sound_store_is_clean() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    for seed in 0..5 {
+        store.upload(acme, seed, &vec![seed; 300_000]).await;
+    }
+    let report = run(&store, LOOK).await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!((report.files, report.bytes), (5, 1_500_000));
+}
+
+#[tokio::test]
+async fn damage_is_named_marked_and_unmarked() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    let flipped = store.upload(acme, 1, &[1; 1000]).await;
+    let cut = store.upload(acme, 2, &[2; 1000]).await;
+    let lost = store.upload(acme, 3, &[3; 1000]).await;
+    let whole = store.upload(acme, 4, &[4; 1000]).await;
+    let file = fs::OpenOptions::new().write(true).open(path(&store, &flipped.blob_key)).unwrap();
+    file.write_all_at(&[9], 500).unwrap();
+    let cut_file = fs::OpenOptions::new().write(true).open(path(&store, &cut.blob_key)).unwrap();
+    cut_file.set_len(999).unwrap();
+    fs::remove_file(path(&store, &lost.blob_key)).unwrap();
+    store.catalog.mark_damaged(whole.file_id, Some(NOW)).await.unwrap();
+
+    for options in [LOOK, MEND] {
+        let report = run(&store, options).await;
+        let mut damaged = report.damaged.clone();
+        damaged.sort_unstable();
+        let mut expected = vec![flipped.file_id, cut.file_id];
+        expected.sort_unstable();
+        assert_eq!(damaged, expected);
+        assert_eq!(report.missing, [lost.file_id]);
+        assert_eq!(report.whole_again, [whole.file_id]);
+    }
+    let mark = |id| {
+        let catalog = store.catalog.clone();
+        async move { catalog.file(acme, id, NOW).await.unwrap().unwrap().damaged_at }
+    };
+    assert!(mark(flipped.file_id).await.is_some());
+    assert!(mark(lost.file_id).await.is_some());
+    assert!(mark(whole.file_id).await.is_none());
+
+    file.write_all_at(&[1], 500).unwrap();
+    assert_eq!(run(&store, MEND).await.whole_again, [flipped.file_id]);
+    assert!(mark(flipped.file_id).await.is_none());
+}
+
+#[tokio::test]
+async fn orphans_are_removed_and_uploads_in_flight_are_not() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    let kept = store.upload(acme, 1, b"kept").await;
+    let (flying, orphan) = (blob_key(2), blob_key(3));
+    store.catalog.begin_upload(acme, flying.clone(), NOW, in_ms(60_000)).await.unwrap();
+    store.land(&flying, b"landed, not committed");
+    store.land(&orphan, b"litter");
+    for options in [LOOK, MEND] {
+        let report = run(&store, options).await;
+        assert_eq!(
+            (report.orphans.as_slice(), report.orphan_bytes),
+            ([orphan.clone()].as_slice(), 6)
+        );
+    }
+    assert!(!path(&store, &orphan).try_exists().unwrap());
+    assert!(path(&store, &flying).try_exists().unwrap());
+    assert!(path(&store, &kept.blob_key).try_exists().unwrap());
+    assert!(run(&store, LOOK).await.is_clean());
+}

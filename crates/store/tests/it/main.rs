@@ -1,0 +1,7 @@
+//! The contract of the store, over real files.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
+
+mod catalog;
+mod fsck;
+mod support;

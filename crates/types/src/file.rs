@@ -1,0 +1,132 @@
+//! A committed file, and the key of its bytes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::clock::UnixMillis;
+use crate::id::FileId;
+use crate::key::AccountId;
+use crate::purpose::PurposeName;
+use crate::wire::FileObject;
+
+/// The name of a blob: ours alone, never made from client text, never used twice.
+///
+/// 48 bits of milliseconds and 80 random bits in 32 hex digits, so that keys sort by age.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlobKey(String);
+
+/// The text is not a blob key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a blob key")]
+pub struct BlobKeyError;
+
+/// Bytes as lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+impl BlobKey {
+    /// A fresh key.
+    pub fn mint(now: UnixMillis, random: [u8; 10]) -> Self {
+        let millis = now.0.max(0).cast_unsigned() & 0xFFFF_FFFF_FFFF;
+        Self(format!("{millis:012x}{}", hex(&random)))
+    }
+
+    /// The 32 hex digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The last two digits: the directory it is kept in, so that 256 directories fill evenly.
+    pub fn shard(&self) -> &str {
+        &self.0[30..]
+    }
+
+    /// When the key was minted.
+    pub fn minted_at(&self) -> UnixMillis {
+        UnixMillis(i64::from_str_radix(&self.0[..12], 16).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for BlobKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for BlobKey {
+    type Err = BlobKeyError;
+
+    fn from_str(text: &str) -> Result<Self, BlobKeyError> {
+        let hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if hex { Ok(Self(text.to_owned())) } else { Err(BlobKeyError) }
+    }
+}
+
+/// A committed file: what its row says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FileRecord {
+    /// Its id on the wire.
+    pub file_id: FileId,
+    /// Who owns it.
+    pub account_id: AccountId,
+    /// What it was uploaded for.
+    pub purpose: PurposeName,
+    /// The cleaned name the client gave, at most 255 bytes.
+    pub filename: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the content.
+    pub sha256: [u8; 32],
+    /// What downloads are served as.
+    pub media_type: String,
+    /// What the probe measured, as JSON.
+    pub media: serde_json::Value,
+    /// Where the bytes are.
+    pub blob_key: BlobKey,
+    /// When the upload was committed.
+    pub created_at: UnixMillis,
+    /// When it will be deleted, if ever.
+    pub expires_at: Option<UnixMillis>,
+    /// When its bytes were found to be wrong or missing, if they were.
+    pub damaged_at: Option<UnixMillis>,
+}
+
+impl FileRecord {
+    /// What upload and list show of it.
+    pub fn to_wire(&self) -> FileObject {
+        FileObject {
+            file_id: self.file_id,
+            bytes: self.bytes,
+            created_at: self.created_at.seconds(),
+            filename: self.filename.clone(),
+            purpose: self.purpose.as_str().to_owned(),
+            download_url: None,
+            expires_at: self.expires_at.map(UnixMillis::seconds),
+            media: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blob_keys_sort_by_age_and_read_back() {
+        let early = BlobKey::mint(UnixMillis(1_000), [0xFF; 10]);
+        let late = BlobKey::mint(UnixMillis(2_000), [0; 10]);
+        assert!(early < late);
+        assert_eq!(late.minted_at(), UnixMillis(2_000));
+        assert_eq!(late.as_str().parse::<BlobKey>().unwrap(), late);
+        assert_eq!(early.shard(), "ff");
+        for bad in ["", "../../etc/passwd", "00", &"A".repeat(32), &"0".repeat(33)] {
+            assert!(bad.parse::<BlobKey>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Values and rules shared by every part of filegate: no I/O, no async runtime.
+//!
+//! A value that exists is valid: [`FileId`], [`PurposeName`], [`PlainKey`] and the like can only be
+//! made by the functions that check them, so code below the HTTP layer never sees raw client text.
+
+pub mod clock;
+pub mod error;
+pub mod file;
+pub mod id;
+pub mod key;
+pub mod purpose;
+pub mod units;
+pub mod wire;
+
+pub use clock::{Clock, SystemClock, UnixMillis};
+pub use error::{ApiError, ErrorCode};
+pub use file::{BlobKey, FileRecord, hex};
+pub use id::{FileId, FileIdError};
+pub use key::{AccountId, KeyHash, KeyId, PlainKey, Principal, Scope, Scopes};
+pub use purpose::{AcceptRule, DurationErrors, PurposeName, PurposePolicy};

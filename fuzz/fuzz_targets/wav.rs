@@ -1,0 +1,18 @@
+//! Any bytes as wav: the walk ends, says something, and neither panics nor reads past the end.
+#![no_main]
+
+use std::io::Cursor;
+
+use filegate_media::{DecodeScope, Format, Limits, ProbeError, probe};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    for decode in [DecodeScope::Window, DecodeScope::Whole] {
+        let limits = Limits { decode, ..Limits::default() };
+        match probe(&mut Cursor::new(data), Format::Wav, &limits) {
+            Ok(info) => assert_eq!(info.format, Format::Wav),
+            Err(ProbeError::Io(error)) => panic!("the reader cannot fail: {error}"),
+            Err(_) => {}
+        }
+    }
+});
