@@ -191,6 +191,30 @@ fn a_head_that_trickles_is_cut_off() {
 }
 
 #[test]
+fn a_body_that_trickles_is_cut_off() {
+    let config =
+        SHORT.replace("[server]", "[server]\nbody_rate_min = \"1MiB\"\nbody_grace = \"1s\"");
+    let server = kit::setup().config(&config).start();
+    let bytes = kit::upload_of(&server.address, &server.key, 1, 400_000).bytes();
+    let mut connection = Connection::open(&server.address).unwrap();
+    let started = Instant::now();
+    let (head, rest) = bytes.split_at(bytes.len() - 300_000);
+    connection.write(head).unwrap();
+    // It never stalls, and would still last for days.
+    for byte in rest {
+        if connection.write(std::slice::from_ref(byte)).is_err()
+            || started.elapsed() > Duration::from_secs(4)
+        {
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    let reply = connection.reply().unwrap();
+    assert_eq!(reply.code(), 1001, "{}", reply.text());
+    assert!(reply.message().contains("slower than"), "{}", reply.text());
+}
+
+#[test]
 fn a_connection_over_the_cap_waits_for_a_place() {
     let server = kit::setup().config("[limits]\nconnections_max = 20").start();
     let mut held: Vec<TcpStream> =
