@@ -192,8 +192,7 @@ fn a_head_that_trickles_is_cut_off() {
 
 #[test]
 fn a_body_that_trickles_is_cut_off() {
-    let config =
-        SHORT.replace("[server]", "[server]\nbody_rate_min = \"1MiB\"\nbody_grace = \"1s\"");
+    let config = SHORT.replace("10KiB", "1MiB");
     let server = kit::setup().config(&config).start();
     let bytes = kit::upload_of(&server.address, &server.key, 1, 400_000).bytes();
     let mut connection = Connection::open(&server.address).unwrap();
