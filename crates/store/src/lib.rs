@@ -11,6 +11,6 @@ pub mod error;
 pub mod fsck;
 
 pub use blobs::{BLOB_BLOCK_BYTES, BlobReader, BlobSum, LocalBlobs, TempBlob};
-pub use catalog::{Catalog, DeleteOutcome, Job, JobKind, KeyDraft, KeyRow, NewFile};
+pub use catalog::{Caller, Catalog, DeleteOutcome, Job, JobKind, KeyDraft, KeyRow, NewFile};
 pub use datadir::{DataDir, Reserve};
 pub use error::StoreError;

@@ -8,13 +8,17 @@ pub mod error;
 pub mod file;
 pub mod id;
 pub mod key;
+pub mod money;
 pub mod purpose;
+pub mod tenant;
 pub mod units;
 pub mod wire;
 
 pub use clock::{Clock, SystemClock, UnixMillis};
 pub use error::{ApiError, ErrorCode};
-pub use file::{BlobKey, FileRecord, hex};
+pub use file::{BlobKey, FileRecord, FileState, hex};
 pub use id::{FileId, FileIdError};
 pub use key::{AccountId, KeyHash, KeyId, PlainKey, Principal, Scope, Scopes};
+pub use money::{Money, MoneyError};
 pub use purpose::{AcceptRule, DurationErrors, PurposeName, PurposePolicy};
+pub use tenant::{AccountSettings, TenantLimits};

@@ -1,5 +1,6 @@
 //! Who is calling (contract §5).
 
+use filegate_store::Caller;
 use filegate_types::{ApiError, ErrorCode, KeyHash, Principal, Scope};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -21,12 +22,15 @@ pub(super) async fn admit(
 ) -> Result<Principal, ApiError> {
     let presented = credential(headers).ok_or(ErrorCode::NotAuthorized)?;
     let hash = KeyHash::of(presented);
-    let principal = app
-        .catalog
-        .authenticate(hash, app.clock.now())
-        .await
-        .map_err(|error| store_failed(&error))?
-        .ok_or(ErrorCode::InvalidKey)?;
+    let caller = app.catalog.authenticate(hash, app.clock.now()).await;
+    let principal = match caller.map_err(|error| store_failed(&error))? {
+        None => return Err(ErrorCode::InvalidKey.into()),
+        Some(Caller::Disabled(key_id)) => {
+            trace.authenticated(key_id);
+            return Err(ApiError::out_of_scope("the account is disabled"));
+        }
+        Some(Caller::Active(principal)) => *principal,
+    };
     trace.authenticated(principal.key_id);
     if !principal.scopes.allow(scope) {
         return Err(ApiError::out_of_scope(format_args!("this key may not use the scope {scope}")));

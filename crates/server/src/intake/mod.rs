@@ -30,7 +30,9 @@ use std::time::Instant;
 use axum::body::Body;
 use filegate_store::{BlobSum, NewFile, StoreError};
 use filegate_types::purpose::{Keep, PurposeName, PurposePolicy};
-use filegate_types::{AccountId, ApiError, BlobKey, ErrorCode, FileRecord, Principal, UnixMillis};
+use filegate_types::{
+    AccountId, ApiError, BlobKey, ErrorCode, FileRecord, FileState, Principal, UnixMillis,
+};
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -113,7 +115,7 @@ async fn receive_and_finish(
     let app = Arc::clone(app);
     let tasks = app.tasks.clone();
     let span = tracing::Span::current();
-    let work = finish(app, received, guard, place, validate_only);
+    let work = finish(app, principal.clone(), received, guard, place, validate_only);
     let finished = tasks.spawn(tracing::Instrument::instrument(work, span));
     finished.await.unwrap_or_else(|_panic| Err(ErrorCode::Unknown.into()))
 }
@@ -121,6 +123,7 @@ async fn receive_and_finish(
 /// Steps 5 to 7.
 async fn finish(
     app: Arc<App>,
+    principal: Principal,
     received: Received,
     mut guard: UploadGuard,
     _place: OwnedSemaphorePermit,
@@ -157,6 +160,7 @@ async fn finish(
     let now = app.clock.now();
     let expires_at = expiry(keep, now);
     let media_type = media_type.to_owned();
+    let key_id = principal.key_id;
     let draft = |blob_key| NewFile {
         purpose,
         filename,
@@ -165,6 +169,9 @@ async fn finish(
         media_type,
         media,
         expires_at,
+        key_id,
+        state: FileState::Ready,
+        verdict: None,
         id_bits: id_bits(),
     };
     let record = guard.commit(draft, now).await?;

@@ -1,6 +1,8 @@
 //! Uploads in progress and committed files.
 
-use filegate_types::{AccountId, BlobKey, FileId, FileRecord, PurposeName, UnixMillis};
+use filegate_types::{
+    AccountId, BlobKey, FileId, FileRecord, FileState, KeyId, PurposeName, UnixMillis,
+};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{Catalog, freeing, jobs, record, relaxed, select_files, synced};
@@ -24,6 +26,12 @@ pub struct NewFile {
     pub media: serde_json::Value,
     /// When it is to be deleted.
     pub expires_at: Option<UnixMillis>,
+    /// The key it was uploaded with.
+    pub key_id: KeyId,
+    /// Whether its content is given out.
+    pub state: FileState,
+    /// What moderation said, as JSON, if it was asked.
+    pub verdict: Option<serde_json::Value>,
     /// Random bits for ids; on a clash the next are tried.
     pub id_bits: [u16; 8],
 }
@@ -121,6 +129,9 @@ impl Catalog {
                     created_at: now,
                     expires_at: file.expires_at,
                     damaged_at: None,
+                    key_id: Some(file.key_id),
+                    state: file.state,
+                    verdict: file.verdict.clone(),
                 }))
             })
             .await?;
@@ -161,7 +172,7 @@ impl Catalog {
                        AND (expires_at IS NULL OR expires_at > ?3)"
                 ))?
                 .query_row((file_id.get(), account.0, now.0), |row| {
-                    Ok((record(row)?, row.get(12)?))
+                    Ok((record(row)?, row.get(15)?))
                 })
                 .optional()
             })
@@ -341,8 +352,9 @@ fn insert(
 ) -> rusqlite::Result<FileId> {
     let mut statement = c.prepare_cached(
         "INSERT INTO files (file_id, account_id, purpose, filename, bytes, media_type, blob_key,
-                            created_at, expires_at, sha256, media, block_sums)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                            created_at, expires_at, sha256, media, block_sums, key_id, state,
+                            verdict)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT (file_id) DO NOTHING",
     )?;
     // After eight clashes in one millisecond, the next millisecond's ids.
@@ -362,6 +374,9 @@ fn insert(
                 &file.sum.sha256,
                 file.media.to_string(),
                 &file.sum.block_sums,
+                file.key_id.0,
+                file.state.name(),
+                file.verdict.as_ref().map(ToString::to_string),
             ))?;
             if inserted == 1 {
                 return Ok(file_id);

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use filegate_store::{BlobSum, Catalog, DataDir, KeyDraft, LocalBlobs, NewFile, Reserve};
-use filegate_types::{AccountId, BlobKey, FileRecord, PlainKey, Scopes, UnixMillis};
+use filegate_store::{BlobSum, Caller, Catalog, DataDir, KeyDraft, LocalBlobs, NewFile, Reserve};
+use filegate_types::{
+    AccountId, BlobKey, FileRecord, FileState, KeyId, PlainKey, Scopes, UnixMillis,
+};
 
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -31,8 +33,10 @@ impl Store {
             expires_at: None,
         };
         self.catalog.create_key(draft, NOW).await.unwrap();
-        let principal = self.catalog.authenticate(key.hash(), NOW).await.unwrap().unwrap();
-        (principal.account_id, key)
+        match self.catalog.authenticate(key.hash(), NOW).await.unwrap() {
+            Some(Caller::Active(principal)) => (principal.account_id, key),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Uploads `content` the way the pipeline does.
@@ -73,6 +77,9 @@ pub(crate) fn new_file(blob_key: BlobKey, sum: BlobSum) -> NewFile {
         media_type: "audio/mpeg".to_owned(),
         media: serde_json::json!({"format": "mp3"}),
         expires_at: None,
+        key_id: KeyId(1),
+        state: FileState::Ready,
+        verdict: None,
         id_bits: [1, 2, 3, 4, 5, 6, 7, 8],
     }
 }
