@@ -11,6 +11,9 @@ pub mod error;
 pub mod fsck;
 
 pub use blobs::{BLOB_BLOCK_BYTES, BlobReader, BlobSum, LocalBlobs, TempBlob};
-pub use catalog::{Caller, Catalog, DeleteOutcome, Job, JobKind, KeyDraft, KeyRow, NewFile};
+pub use catalog::{
+    BookFault, Caller, Catalog, CommitOutcome, DeleteCause, DeleteOutcome, FirstAnswer, Job,
+    JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, Quota, Short, Usage,
+};
 pub use datadir::{DataDir, Reserve};
 pub use error::StoreError;

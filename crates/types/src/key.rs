@@ -228,6 +228,10 @@ pub struct Principal {
     pub settings: AccountSettings,
     /// What the account could spend when it was looked up: its balance without what is held.
     pub available: Money,
+    /// What the call costs at least, whatever the purpose turns out to be.
+    pub least_price: Money,
+    /// Whether the call costs something for some purpose.
+    pub priced: bool,
 }
 
 impl Principal {

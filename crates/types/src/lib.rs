@@ -3,6 +3,7 @@
 //! A value that exists is valid: [`FileId`], [`PurposeName`], [`PlainKey`] and the like can only be
 //! made by the functions that check them, so code below the HTTP layer never sees raw client text.
 
+pub mod call;
 pub mod clock;
 pub mod error;
 pub mod file;
@@ -14,6 +15,7 @@ pub mod tenant;
 pub mod units;
 pub mod wire;
 
+pub use call::{Call, PriceUnit};
 pub use clock::{Clock, SystemClock, UnixMillis};
 pub use error::{ApiError, ErrorCode};
 pub use file::{BlobKey, FileRecord, FileState, hex};

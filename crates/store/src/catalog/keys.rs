@@ -1,9 +1,9 @@
 //! Accounts and keys.
 
-use filegate_types::{AccountId, KeyHash, KeyId, Money, Principal, Scopes, UnixMillis};
+use filegate_types::{AccountId, Call, KeyHash, KeyId, Money, Principal, Scopes, UnixMillis};
 use rusqlite::OptionalExtension;
 
-use super::{Catalog, corrupt_column, json_or_default, synced};
+use super::{Catalog, books, corrupt_column, json_or_default, synced};
 use crate::error::StoreError;
 
 /// A key to be made.
@@ -127,10 +127,12 @@ impl Catalog {
             .await
     }
 
-    /// Who presents a key with this hash; `None` for one that is unknown, revoked or expired.
+    /// Who presents a key with this hash, to make `call`; `None` for one that is unknown, revoked or
+    /// expired.
     pub async fn authenticate(
         &self,
         hash: KeyHash,
+        call: Call,
         now: UnixMillis,
     ) -> Result<Option<Caller>, StoreError> {
         self.engine
@@ -142,6 +144,8 @@ impl Catalog {
                      WHERE key_hash = ?1 AND revoked_at IS NULL
                        AND (expires_at IS NULL OR expires_at > ?2)",
                 )?;
+                // Before the key is looked up: unknown keys cost the same time.
+                let prices = books::call_prices(c, call)?;
                 let row = statement.query_row((hash.as_bytes(), now.0), |row| {
                     let state: String = row.get(9)?;
                     let principal = Principal {
@@ -154,6 +158,8 @@ impl Catalog {
                         account_limits: json_or_default(row, 6)?,
                         settings: json_or_default(row, 7)?,
                         available: Money(row.get(8)?),
+                        least_price: prices.least,
+                        priced: prices.any,
                     };
                     Ok(if state == "active" {
                         Caller::Active(Box::new(principal))

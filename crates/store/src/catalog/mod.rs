@@ -6,10 +6,14 @@
 //! SQLite through `rusqlite` rather than an async wrapper: the engine's writer thread runs closures
 //! directly and commits them in groups, which no cancelled request can interrupt.
 
+mod books;
 mod engine;
 mod files;
+mod idempotency;
 mod jobs;
 mod keys;
+mod uploads;
+mod usage;
 
 use std::io;
 use std::path::Path;
@@ -19,9 +23,13 @@ use filegate_types::{AccountId, BlobKey, FileRecord, KeyId, PurposeName, UnixMil
 use rusqlite::OptionalExtension;
 use serde::de::DeserializeOwned;
 
-pub use files::{DeleteOutcome, NewFile};
+pub use books::{BookFault, CallPrices, Short};
+pub use files::{DeleteCause, DeleteOutcome};
+pub use idempotency::{FirstAnswer, KeptAnswer};
 pub use jobs::{Job, JobKind};
 pub use keys::{Caller, KeyDraft, KeyRow, KeySelector};
+pub use uploads::{CommitOutcome, NewFile, NewUpload, Quota};
+pub use usage::Usage;
 
 use crate::datadir::{DataDir, Reserve};
 use crate::error::StoreError;
