@@ -9,8 +9,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::Config;
+use crate::intake::InFlightKeys;
 use crate::lifecycle::Tasks;
 use crate::links::Links;
+use crate::pay::Counts;
 
 /// The gateway, as handlers and jobs see it.
 #[derive(Debug)]
@@ -27,6 +29,10 @@ pub(crate) struct App {
     pub(crate) uploads: Arc<Semaphore>,
     /// Places for files being examined.
     pub(crate) probes: Arc<Semaphore>,
+    /// Calls that are not written down yet.
+    pub(crate) counts: Counts,
+    /// Idempotency-Keys of uploads that are in progress.
+    pub(crate) in_flight: Arc<InFlightKeys>,
     /// Wakes the job runner.
     pub(crate) jobs_due: Notify,
     pub(crate) metrics: PrometheusHandle,

@@ -8,6 +8,7 @@
 //! | `intake` | an upload from its first byte to its row |
 //! | `jobs` | purge, reaper, expirer, scrub |
 //! | `links` | signed downloads |
+//! | `pay` | what reads cost, and counts of calls |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
 
 mod accept;
@@ -18,6 +19,7 @@ mod intake;
 mod jobs;
 mod lifecycle;
 mod links;
+mod pay;
 mod socket;
 
 use std::fs::File;
@@ -136,6 +138,8 @@ impl Server {
             links,
             admin_token_hash,
             jobs_due: Notify::new(),
+            counts: pay::Counts::default(),
+            in_flight: Arc::default(),
             metrics: recorder(),
             started: AtomicBool::new(false),
             config,

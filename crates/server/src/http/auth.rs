@@ -1,7 +1,7 @@
 //! Who is calling (contract §5).
 
 use filegate_store::Caller;
-use filegate_types::{ApiError, ErrorCode, KeyHash, Principal, Scope};
+use filegate_types::{ApiError, Call, ErrorCode, KeyHash, Principal};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
@@ -12,17 +12,17 @@ use crate::app::App;
 /// Longest credential that is looked at; a key of ours has 46 characters.
 const CREDENTIAL_BYTES_MAX: usize = 4096;
 
-/// Lets the caller in if its key is good and may do `scope`. Everything a handler does for a tenant
+/// Lets the caller in if its key is good and may make `call`. Everything a handler does for a tenant
 /// starts from the principal that is returned.
 pub(super) async fn admit(
     app: &App,
     headers: &HeaderMap,
     trace: &Trace,
-    scope: Scope,
+    call: Call,
 ) -> Result<Principal, ApiError> {
     let presented = credential(headers).ok_or(ErrorCode::NotAuthorized)?;
     let hash = KeyHash::of(presented);
-    let caller = app.catalog.authenticate(hash, app.clock.now()).await;
+    let caller = app.catalog.authenticate(hash, call, app.clock.now()).await;
     let principal = match caller.map_err(|error| store_failed(&error))? {
         None => return Err(ErrorCode::InvalidKey.into()),
         Some(Caller::Disabled(key_id)) => {
@@ -32,7 +32,9 @@ pub(super) async fn admit(
         Some(Caller::Active(principal)) => *principal,
     };
     trace.authenticated(principal.key_id);
-    if !principal.scopes.allow(scope) {
+    if let Some(scope) = call.scope()
+        && !principal.scopes.allow(scope)
+    {
         return Err(ApiError::out_of_scope(format_args!("this key may not use the scope {scope}")));
     }
     Ok(principal)

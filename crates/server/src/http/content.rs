@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use filegate_store::{BlobReader, StoreError};
-use filegate_types::{AccountId, ApiError, FileId, FileRecord, Scope};
+use filegate_types::{AccountId, ApiError, Call, FileId, FileRecord, Principal};
 use futures_util::stream;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
@@ -28,6 +28,7 @@ use super::layer::Trace;
 use super::range::{self, Ranges};
 use super::{auth, query_file_id, reply};
 use crate::app::{App, random};
+use crate::pay;
 
 static REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
@@ -70,17 +71,20 @@ pub(super) async fn handler(
 ) -> Response {
     let (parts, _body) = request.into_parts();
     let served = async {
-        let principal = auth::admit(&app, &parts.headers, &trace, Scope::FilesRead).await?;
+        let principal = auth::admit(&app, &parts.headers, &trace, Call::Content).await?;
+        pay::can_pay(&principal)?;
         let file_id = query_file_id(parts.uri.query())?;
-        serve(&app, principal.account_id, file_id, &parts).await
+        serve(&app, principal.account_id, Some(&principal), file_id, &parts).await
     };
     served.await.unwrap_or_else(|error| reply::refusal(&error, reply::bare))
 }
 
-/// The content of a file of `account`, as the request asks for it.
+/// The content of a file of `account`, as the request asks for it. `payer` is who pays, unless it was
+/// paid before.
 pub(super) async fn serve(
     app: &Arc<App>,
     account: AccountId,
+    payer: Option<&Principal>,
     file_id: FileId,
     request: &Parts,
 ) -> Result<Response, ApiError> {
@@ -111,6 +115,12 @@ pub(super) async fn serve(
     let opened = app.tasks.blocking(move || blobs.open(&key, bytes, block_sums)).await;
     let reader = opened.unwrap_or(Err(StoreError::Closed));
     let reader = Arc::new(reader.map_err(|error| reply::store_failed(&error))?);
+    if let Some(principal) = payer
+        && request.method == Method::GET
+    {
+        let bytes = ranges.bytes(record.bytes);
+        pay::for_read(app, principal, Call::Content, Some(&record), bytes).await?;
+    }
     metrics::counter!("filegate_downloads_total").increment(1);
     respond(app, &record, &etag, reader, ranges).await
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use filegate_types::wire::{BaseResp, FileObject, ListReply};
-use filegate_types::{ApiError, FileId, Scope};
+use filegate_types::{ApiError, Call, FileId};
 use http::request::Parts;
 use serde::Serialize;
 
 use super::layer::Trace;
 use super::{auth, query_value, reply};
 use crate::app::App;
+use crate::pay;
 
 /// Files in one reply when `limit` is absent.
 const LIMIT_DEFAULT: u32 = 1_000;
@@ -73,7 +74,8 @@ fn answer<T: Serialize>(
 }
 
 async fn list(app: &App, trace: &Trace, request: &Parts) -> Result<ListReply, ApiError> {
-    let principal = auth::admit(app, &request.headers, trace, Scope::FilesList).await?;
+    let principal = auth::admit(app, &request.headers, trace, Call::List).await?;
+    pay::can_pay(&principal)?;
     let query = request.uri.query();
     let purposes = match query_value(query, "purpose")?.as_deref() {
         // An empty value is what clients with an unset option send.
@@ -101,6 +103,7 @@ async fn list(app: &App, trace: &Trace, request: &Parts) -> Result<ListReply, Ap
     let mut found = found.map_err(|error| reply::store_failed(&error))?;
     let has_more = found.len() > limit as usize;
     found.truncate(limit as usize);
+    pay::for_read(app, &principal, Call::List, None, 0).await?;
     Ok(ListReply {
         files: found.iter().map(filegate_types::FileRecord::to_wire).collect(),
         has_more: paged.then_some(has_more),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use filegate_types::wire::{BaseResp, UploadReply, Validated};
-use filegate_types::{ApiError, Scope};
+use filegate_types::{ApiError, Call};
 
 use super::body::Incoming;
 use super::layer::Trace;
@@ -55,7 +55,7 @@ pub(super) async fn handler(
 async fn upload(app: &Arc<App>, trace: &Trace, request: Request) -> Result<UploadReply, ApiError> {
     let (parts, body) = request.into_parts();
     let admitted = async {
-        let principal = auth::admit(app, &parts.headers, trace, Scope::FilesWrite).await?;
+        let principal = auth::admit(app, &parts.headers, trace, Call::Upload).await?;
         let validate_only = match query_value(parts.uri.query(), "validate_only")?.as_deref() {
             None | Some("false" | "0") => false,
             Some("true" | "1" | "") => true,
@@ -73,6 +73,7 @@ async fn upload(app: &Arc<App>, trace: &Trace, request: Request) -> Result<Uploa
     let uploaded = intake::upload(app, &principal, &parts.headers, body, validate_only).await?;
     let (file, validated) = match uploaded {
         Uploaded::Stored(record) => (Some(record.to_wire()), None),
+        Uploaded::Repeated(file) => (Some(*file), None),
         Uploaded::Validated(checked) => {
             let validated = Validated {
                 bytes: checked.sum.bytes,
