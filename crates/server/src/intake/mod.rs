@@ -117,9 +117,9 @@ async fn receive_and_finish(
         ApiError::detailed(ErrorCode::RateLimit, format_args!("{max} uploads are in progress"))
             .retry_after(1)
     })?;
-    let _in_flight = InFlight::enter();
     let repeatable =
         if validate_only { None } else { Repeatable::begin(app, principal, headers).await? };
+    let _in_flight = InFlight::enter();
     let mut guard = UploadGuard::new(app, principal);
     // What is only checked, or was paid before, costs nothing.
     guard.free = validate_only || repeatable.as_ref().is_some_and(|r| r.kept.is_some());
