@@ -9,6 +9,7 @@ use filegate_types::{
 };
 use proptest::prelude::*;
 use rusqlite::Connection;
+use tokio::task::JoinSet;
 
 use crate::support::{NOW, Store, in_ms, new_file, new_upload, open, sql};
 
@@ -62,24 +63,20 @@ async fn a_balance_for_ten_pays_for_exactly_ten_of_a_thousand() {
     let (acme, _) = store.account("acme", 1).await;
     sql(&store, "INSERT INTO prices (call, unit, amount) VALUES ('files.upload', 'call', 1000)");
     top_up(&store, 10_999);
-    let tasks: Vec<_> = (0..1_000)
-        .map(|number| {
-            let catalog = store.catalog.clone();
-            tokio::spawn(async move {
-                let upload = new_upload(acme, &key_number(number), in_ms(60_000));
-                if catalog.begin_upload(upload, NOW).await.unwrap().is_err() {
-                    return false;
-                }
-                let done = catalog.commit_upload(acme, file_of(number, 5), NOW).await.unwrap();
-                assert!(matches!(done, CommitOutcome::Committed(_)), "{done:?}");
-                true
-            })
-        })
-        .collect();
-    let mut paid = 0;
-    for task in tasks {
-        paid += usize::from(task.await.unwrap());
+    let mut tasks = JoinSet::new();
+    for number in 0..1_000 {
+        let catalog = store.catalog.clone();
+        tasks.spawn(async move {
+            let upload = new_upload(acme, &key_number(number), in_ms(60_000));
+            if catalog.begin_upload(upload, NOW).await.unwrap().is_err() {
+                return false;
+            }
+            let done = catalog.commit_upload(acme, file_of(number, 5), NOW).await.unwrap();
+            assert!(matches!(done, CommitOutcome::Committed(_)), "{done:?}");
+            true
+        });
     }
+    let paid = tasks.join_all().await.into_iter().filter(|paid| *paid).count();
     assert_eq!(paid, 10);
     assert_eq!(money(&store), (999, 0));
     assert_eq!(store.catalog.check_books().await.unwrap(), []);
@@ -93,19 +90,18 @@ async fn a_quota_for_ten_takes_exactly_ten_of_a_hundred() {
     let (acme, _) = store.account("acme", 1).await;
     let limits = TenantLimits { stored_bytes: Some(Bytes(1_099)), ..TenantLimits::default() };
     let mut kept = 0;
-    let tasks: Vec<_> = (0..100)
-        .map(|number| {
-            let (catalog, limits) = (store.catalog.clone(), limits.clone());
-            tokio::spawn(async move {
-                let upload = new_upload(acme, &key_number(number), in_ms(60_000));
-                catalog.begin_upload(upload, NOW).await.unwrap().unwrap();
-                let file = NewFile { limits, ..file_of(number, 100) };
-                catalog.commit_upload(acme, file, NOW).await.unwrap()
-            })
-        })
-        .collect();
-    for task in tasks {
-        match task.await.unwrap() {
+    let mut tasks = JoinSet::new();
+    for number in 0..100 {
+        let (catalog, limits) = (store.catalog.clone(), limits.clone());
+        tasks.spawn(async move {
+            let upload = new_upload(acme, &key_number(number), in_ms(60_000));
+            catalog.begin_upload(upload, NOW).await.unwrap().unwrap();
+            let file = NewFile { limits, ..file_of(number, 100) };
+            catalog.commit_upload(acme, file, NOW).await.unwrap()
+        });
+    }
+    for done in tasks.join_all().await {
+        match done {
             CommitOutcome::Committed(_) => kept += 1,
             CommitOutcome::OverQuota(quota) => {
                 assert_eq!(quota, Quota::Bytes { limit: Bytes(1_099), stored: Bytes(1_000) });
