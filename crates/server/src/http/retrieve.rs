@@ -12,6 +12,7 @@ use http::request::Parts;
 use super::layer::Trace;
 use super::{auth, query_file_id, reply};
 use crate::app::App;
+use crate::gate::purposes;
 
 /// Retrieve a file
 ///
@@ -44,6 +45,7 @@ async fn retrieve(app: &App, trace: &Trace, request: &Parts) -> Result<FileObjec
     let found = app.catalog.file(principal.account_id, file_id, app.clock.now()).await;
     let record =
         found.map_err(|e| reply::store_failed(&e))?.ok_or_else(ApiError::file_not_found)?;
+    purposes::check(&principal, &record.purpose)?;
     Ok(FileObject {
         download_url: Some(download_url(app, request, &record)),
         media: Some(record.media.clone()),

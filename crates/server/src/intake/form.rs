@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use filegate_form::{Boundary, Event, FileName, FormError, Limits, PartHeaders, Reader};
-use filegate_types::ApiError;
 use filegate_types::purpose::{PurposeName, PurposePolicy};
 use filegate_types::units::Bytes;
+use filegate_types::{ApiError, Principal};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
@@ -13,6 +13,7 @@ use super::spool::Spool;
 use super::{Received, UploadGuard};
 use crate::app::App;
 use crate::config::Config;
+use crate::gate::purposes;
 use crate::http::body::{Incoming, content_length, refuse_encoded};
 
 /// Parts of a form; upstream's has two, some clients add one or two of their own.
@@ -61,6 +62,7 @@ enum Part {
 /// Reads the whole body. What is refused is refused as soon as it is known.
 pub(super) async fn receive(
     app: &Arc<App>,
+    principal: &Principal,
     headers: &HeaderMap,
     incoming: &mut Incoming,
     guard: &mut UploadGuard,
@@ -93,7 +95,7 @@ pub(super) async fn receive(
                 }
                 Event::PartEnd => {
                     if let Part::Purpose(value) = std::mem::replace(&mut part, Part::None) {
-                        end_purpose(&app.config, &mut form, &value)?;
+                        end_purpose(&app.config, principal, &mut form, &value)?;
                         *label = form.purpose.as_ref().map(|(name, _)| name.clone());
                     }
                 }
@@ -180,9 +182,15 @@ fn size_limit(
     Ok(rules.map(|rule| rule.bytes_max).max())
 }
 
-fn end_purpose(config: &Config, form: &mut ReceivedForm, value: &[u8]) -> Result<(), ApiError> {
+fn end_purpose(
+    config: &Config,
+    principal: &Principal,
+    form: &mut ReceivedForm,
+    value: &[u8],
+) -> Result<(), ApiError> {
     let known = std::str::from_utf8(value).ok().and_then(|text| config.upload_policy(text));
     let (name, policy) = known.ok_or_else(ApiError::invalid_purpose)?;
+    purposes::check(principal, name)?;
     if let Some(file) = &form.file {
         let rule = policy.rule_for(&file.extension);
         let rule = rule.ok_or_else(|| ApiError::invalid_extension(name.as_str(), ""))?;
