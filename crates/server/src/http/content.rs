@@ -28,6 +28,7 @@ use super::layer::Trace;
 use super::range::{self, Ranges};
 use super::{auth, query_file_id, reply};
 use crate::app::{App, random};
+use crate::gate::purposes;
 use crate::pay;
 
 static REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
@@ -79,12 +80,12 @@ pub(super) async fn handler(
     served.await.unwrap_or_else(|error| reply::refusal(&error, reply::bare))
 }
 
-/// The content of a file of `account`, as the request asks for it. `payer` is who pays, unless it was
-/// paid before.
+/// The content of a file of `account`, as the request asks for it. A `principal` gets only what its key
+/// may touch, and pays; links have none, and were paid with the retrieve that made them.
 pub(super) async fn serve(
     app: &Arc<App>,
     account: AccountId,
-    payer: Option<&Principal>,
+    principal: Option<&Principal>,
     file_id: FileId,
     request: &Parts,
 ) -> Result<Response, ApiError> {
@@ -92,6 +93,9 @@ pub(super) async fn serve(
     let found = app.catalog.file_with_sums(account, file_id, app.clock.now()).await;
     let found = found.map_err(|error| reply::store_failed(&error))?;
     let (record, block_sums) = found.ok_or_else(ApiError::file_not_found)?;
+    if let Some(principal) = principal {
+        purposes::check(principal, &record.purpose)?;
+    }
     if record.damaged_at.is_some() {
         return Err(reply::store_failed(&StoreError::Damaged(record.blob_key.to_string())));
     }
@@ -115,7 +119,7 @@ pub(super) async fn serve(
     let opened = app.tasks.blocking(move || blobs.open(&key, bytes, block_sums)).await;
     let reader = opened.unwrap_or(Err(StoreError::Closed));
     let reader = Arc::new(reader.map_err(|error| reply::store_failed(&error))?);
-    if let Some(principal) = payer
+    if let Some(principal) = principal
         && request.method == Method::GET
     {
         let bytes = ranges.bytes(record.bytes);

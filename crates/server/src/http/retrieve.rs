@@ -12,6 +12,7 @@ use http::request::Parts;
 use super::layer::Trace;
 use super::{auth, query_file_id, reply};
 use crate::app::App;
+use crate::gate::purposes;
 use crate::pay;
 
 /// Retrieve a file
@@ -46,6 +47,7 @@ async fn retrieve(app: &App, trace: &Trace, request: &Parts) -> Result<FileObjec
     let found = app.catalog.file(principal.account_id, file_id, app.clock.now()).await;
     let record =
         found.map_err(|e| reply::store_failed(&e))?.ok_or_else(ApiError::file_not_found)?;
+    purposes::check(&principal, &record.purpose)?;
     pay::for_read(app, &principal, Call::Retrieve, Some(&record), 0).await?;
     Ok(FileObject {
         download_url: Some(download_url(app, request, &record)),

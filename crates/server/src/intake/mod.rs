@@ -39,10 +39,10 @@ use filegate_types::{
     Principal, UnixMillis,
 };
 use http::HeaderMap;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::{App, random};
-use crate::http::body::Incoming;
+use crate::gate::places::Place;
+use crate::http::body::{Incoming, content_length};
 use crate::http::reply::store_failed;
 use crate::pay;
 use form::ReceivedForm;
@@ -112,11 +112,8 @@ async fn receive_and_finish(
     validate_only: bool,
     label: &mut Option<PurposeName>,
 ) -> Result<Uploaded, ApiError> {
-    let place = Arc::clone(&app.uploads).try_acquire_owned().map_err(|_none_left| {
-        let max = app.config.limits.uploads_max;
-        ApiError::detailed(ErrorCode::RateLimit, format_args!("{max} uploads are in progress"))
-            .retry_after(1)
-    })?;
+    let (place, tally) = app.gate.upload(principal, content_length(headers))?;
+    incoming.count(tally);
     let repeatable =
         if validate_only { None } else { Repeatable::begin(app, principal, headers).await? };
     let _in_flight = InFlight::enter();
@@ -144,7 +141,7 @@ async fn finish(
     principal: Principal,
     received: Received,
     mut guard: UploadGuard,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     validate_only: bool,
     repeatable: Option<Repeatable>,
 ) -> Result<Uploaded, ApiError> {
@@ -157,11 +154,11 @@ async fn finish(
     };
     let Received { purpose, policy, filename, extension, spool, expires_after } = received;
     let inspecting = Instant::now();
-    let probe_place = app.probes.acquire().await.map_err(|_closed| ErrorCode::Internal)?;
+    // To the end: landing and committing use the disk as examining uses the processor.
+    let _turn = app.gate.turn(principal.account_id).await?;
     let decode = app.config.probe.decode;
     let inspection =
         app.tasks.blocking(move || inspect::inspect(spool, &policy, &extension, decode)).await;
-    drop(probe_place);
     let (spool, inspected) = inspection.map_err(|_panic| ErrorCode::Unknown)??;
     stage("inspect", inspecting);
 

@@ -68,6 +68,15 @@ async fn lists_page_by_purpose() {
     assert!(rest[0].file_id < first[2].file_id);
     let batch = store.catalog.list(acme, vec!["batch".parse().unwrap()], None, 9, NOW).await;
     assert_eq!(batch.unwrap().len(), 2);
+    // As many as a key may touch, whatever their number.
+    let three = || ["t2a_async", "batch", "t2a_async_input"].map(|p| p.parse().unwrap()).to_vec();
+    let all = store.catalog.list(acme, three(), None, 99, NOW).await.unwrap();
+    assert_eq!(all.len(), 6);
+    assert!(all.is_sorted_by(|one, next| one.file_id > next.file_id));
+    let rest = store.catalog.list(acme, three(), Some(all[3].file_id), 99, NOW).await.unwrap();
+    assert_eq!(rest, all[4..]);
+    let other = ["retrieval", "fine-tune", "assistants"].map(|p| p.parse().unwrap()).to_vec();
+    assert!(store.catalog.list(acme, other, None, 99, NOW).await.unwrap().is_empty());
 }
 
 #[tokio::test]
