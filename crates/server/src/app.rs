@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::config::Config;
 use crate::lifecycle::Tasks;
 use crate::links::Links;
+use crate::moderation::Moderation;
 
 /// The gateway, as handlers and jobs see it.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
+    pub(crate) moderation: Moderation,
     pub(crate) admin_token_hash: Vec<u8>,
     /// Places for uploads being received.
     pub(crate) uploads: Arc<Semaphore>,

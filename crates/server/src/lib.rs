@@ -8,6 +8,7 @@
 //! | `intake` | an upload from its first byte to its row |
 //! | `jobs` | purge, reaper, expirer, scrub |
 //! | `links` | signed downloads |
+//! | `moderation` | what an upload is asked before it lands |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
 
 mod accept;
@@ -18,6 +19,7 @@ mod intake;
 mod jobs;
 mod lifecycle;
 mod links;
+mod moderation;
 mod socket;
 
 use std::fs::File;
@@ -36,10 +38,12 @@ use app::{App, random};
 use config::Config;
 use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
+use moderation::Moderation;
 
 pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
+pub use moderation::{ImageHashError, image_hash, normal_form};
 
 /// How often metrics are folded together; without it histograms grow without bound.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -83,6 +87,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// Whoever is to be asked about uploads cannot be.
+    #[error("moderation cannot be set up: {0}")]
+    Moderation(String),
     /// A stored secret is not one.
     #[error("the link secret in the catalog is damaged")]
     Secret,
@@ -120,6 +127,7 @@ impl Server {
         reserve.restore();
         let swept = sweep(&catalog, &blobs, clock.now()).await?;
 
+        let moderation = Moderation::new(&config.moderation).map_err(StartError::Moderation)?;
         let tasks = Tasks::default();
         let probes = match config.probe.parallel {
             0 => std::thread::available_parallelism().map_or(2, usize::from) * 2,
@@ -134,6 +142,7 @@ impl Server {
             clock,
             tasks: tasks.clone(),
             links,
+            moderation,
             admin_token_hash,
             jobs_due: Notify::new(),
             metrics: recorder(),
@@ -239,6 +248,8 @@ fn describe() {
     describe_counter!("filegate_upload_stored_bytes_total", "Bytes of stored files, by purpose");
     describe_histogram!("filegate_upload_seconds", "Uploads from head to outcome");
     describe_histogram!("filegate_upload_stage_seconds", "Stages of uploads");
+    describe_counter!("filegate_moderation_total", "Moderation, by stage and outcome");
+    describe_histogram!("filegate_moderation_seconds", "Stages of moderation");
     describe_gauge!("filegate_uploads_in_flight", "Uploads being received or finished");
     describe_gauge!("filegate_connections", "Open connections");
     describe_counter!("filegate_downloads_total", "Contents served, ranges included");

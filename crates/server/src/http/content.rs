@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use filegate_store::{BlobReader, StoreError};
-use filegate_types::{AccountId, ApiError, FileId, FileRecord, Scope};
+use filegate_types::{AccountId, ApiError, ErrorCode, FileId, FileRecord, FileState, Scope};
 use futures_util::stream;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
@@ -91,6 +91,9 @@ pub(super) async fn serve(
     if record.damaged_at.is_some() {
         return Err(reply::store_failed(&StoreError::Damaged(record.blob_key.to_string())));
     }
+    if let Some(held) = held_back(&record) {
+        return Err(held);
+    }
     let etag = format!("\"{}\"", filegate_types::hex(&record.sha256));
     if none_match(headers, &etag) {
         return Ok(head(StatusCode::NOT_MODIFIED, &record, &etag, Body::empty()));
@@ -113,6 +116,16 @@ pub(super) async fn serve(
     let reader = Arc::new(reader.map_err(|error| reply::store_failed(&error))?);
     metrics::counter!("filegate_downloads_total").increment(1);
     respond(app, &record, &etag, reader, ranges).await
+}
+
+/// Why the content is not given out, if it is not.
+fn held_back(record: &FileRecord) -> Option<ApiError> {
+    let why = match record.state {
+        FileState::Ready => return None,
+        FileState::Review => "the file is held for review",
+        FileState::Quarantined => "the file is quarantined",
+    };
+    Some(ApiError::detailed(ErrorCode::Sensitive, why))
 }
 
 async fn respond(

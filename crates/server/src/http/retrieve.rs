@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use filegate_types::wire::{BaseResp, FileObject, RetrieveReply};
-use filegate_types::{ApiError, FileRecord, Scope};
+use filegate_types::{ApiError, FileRecord, FileState, Scope};
 use http::header::HOST;
 use http::request::Parts;
 
@@ -45,7 +45,9 @@ async fn retrieve(app: &App, trace: &Trace, request: &Parts) -> Result<FileObjec
     let record =
         found.map_err(|e| reply::store_failed(&e))?.ok_or_else(ApiError::file_not_found)?;
     Ok(FileObject {
-        download_url: Some(download_url(app, request, &record)),
+        // What is held back has nothing to download.
+        download_url: (record.state == FileState::Ready)
+            .then(|| download_url(app, request, &record)),
         media: Some(record.media.clone()),
         ..record.to_wire()
     })

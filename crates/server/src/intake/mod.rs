@@ -9,6 +9,7 @@
 //!             (when the memory is full, or before 6)
 //! 4 spill     pieces to tmp/KEY, summed on the way        a file in tmp/, swept at the next start; a row
 //! 5 inspect   the content against the purpose             as 4. Refused: file and row are removed
+//!             Then moderation; for the webhook the bytes go to tmp/KEY first, if they have not
 //! 6 land      fsync, rename to blobs/xx/KEY, fsync dir    a whole blob; its row gives it to the reaper
 //! 7 commit    `uploads` row -> `files` row, synced        COMMIT POINT: the file is there for ever
 //! 8 reply     status_code 0
@@ -30,20 +31,19 @@ use std::time::Instant;
 use axum::body::Body;
 use filegate_store::{BlobSum, NewFile, StoreError};
 use filegate_types::purpose::{Keep, PurposeName, PurposePolicy};
-use filegate_types::{
-    AccountId, ApiError, BlobKey, ErrorCode, FileRecord, FileState, Principal, UnixMillis,
-};
+use filegate_types::{AccountId, ApiError, BlobKey, ErrorCode, FileRecord, Principal, UnixMillis};
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::{App, random};
 use crate::http::body::Incoming;
 use crate::http::reply::store_failed;
+use crate::moderation::{self, What};
 use form::ReceivedForm;
 use inspect::Inspected;
-use spool::Spool;
 
 pub use inspect::inspect_file;
+pub(crate) use spool::{Source, Spool};
 
 /// What an upload came to.
 #[derive(Debug)]
@@ -140,6 +140,11 @@ async fn finish(
     stage("inspect", inspecting);
 
     let Inspected { media_type, media, keep } = inspected;
+    let moderating = Instant::now();
+    let what =
+        What { purpose: &purpose, filename: &filename, media_type, media: &media, validate_only };
+    let (spool, verdict) = moderation::check(&app, &principal, &mut guard, spool, what).await?;
+    stage("moderate", moderating);
     if validate_only {
         let sum = spool.into_sum();
         guard.abort().await;
@@ -170,8 +175,8 @@ async fn finish(
         media,
         expires_at,
         key_id,
-        state: FileState::Ready,
-        verdict: None,
+        state: verdict.state,
+        verdict: verdict.json,
         id_bits: id_bits(),
     };
     let record = guard.commit(draft, now).await?;
@@ -192,7 +197,7 @@ fn id_bits() -> [u16; 8] {
 }
 
 /// The upload's row and blob key. Dropped before [`commit`](Self::commit) it removes what there is.
-struct UploadGuard {
+pub(crate) struct UploadGuard {
     app: Arc<App>,
     account: AccountId,
     key: Option<BlobKey>,
@@ -207,7 +212,7 @@ impl UploadGuard {
     }
 
     /// Step 3, once; returns the blob key.
-    async fn begin(&mut self) -> Result<BlobKey, ApiError> {
+    pub(crate) async fn begin(&mut self) -> Result<BlobKey, ApiError> {
         if let Some(key) = &self.key {
             let key = key.clone();
             self.renew().await?;

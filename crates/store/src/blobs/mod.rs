@@ -89,6 +89,15 @@ impl LocalBlobs {
         Ok(TempBlob { key, file, path, home, summer: Summer::default(), landed: false })
     }
 
+    /// Opens the bytes of an upload that has not landed; `None` once it has, or was refused.
+    pub fn open_pending(&self, key: &BlobKey) -> Result<Option<File>, StoreError> {
+        match File::open(self.tmp.join(key.as_str())) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("opening an upload", error)),
+        }
+    }
+
     /// Opens a blob whose row says `bytes` and `block_sums`.
     pub fn open(
         &self,
@@ -207,6 +216,11 @@ impl TempBlob {
     pub fn reader(&mut self) -> Result<&mut File, StoreError> {
         self.file.rewind().map_err(|e| StoreError::io("reading a blob back", e))?;
         Ok(&mut self.file)
+    }
+
+    /// SHA-256 of what is written so far.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.summer.sha256()
     }
 
     /// The sums so far, without landing.

@@ -10,6 +10,7 @@ mod engine;
 mod files;
 mod jobs;
 mod keys;
+pub mod moderation;
 
 use std::io;
 use std::path::Path;

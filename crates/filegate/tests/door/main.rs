@@ -1,0 +1,3 @@
+//! The front door: what is asked before a file is taken.
+
+mod moderation;
