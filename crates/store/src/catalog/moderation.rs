@@ -13,7 +13,9 @@ use super::{Catalog, corrupt_column, synced};
 use crate::error::StoreError;
 
 /// Entries of one list, at most: the server holds all of them in memory.
-pub const BLOCKED_MAX: u32 = 1_000_000;
+pub const HASHES_MAX: u32 = 1_000_000;
+/// As [`HASHES_MAX`], of terms, each of which takes many states of an automaton.
+pub const TERMS_MAX: u32 = 50_000;
 /// Bytes of a term, at most.
 pub const TERM_BYTES_MAX: usize = 256;
 /// Bytes of a note, at most.
@@ -37,6 +39,14 @@ impl BlockedList {
             Self::Sha256 => "sha256",
             Self::Image => "image",
             Self::Term => "term",
+        }
+    }
+
+    /// Entries it holds, at most.
+    pub fn max(self) -> u32 {
+        match self {
+            Self::Sha256 | Self::Image => HASHES_MAX,
+            Self::Term => TERMS_MAX,
         }
     }
 
@@ -105,7 +115,7 @@ pub enum BlockOutcome {
     Added(BlockedEntry),
     /// It was already; this is the entry, unchanged.
     Present(BlockedEntry),
-    /// The list holds [`BLOCKED_MAX`] entries.
+    /// The list holds as many entries as it may; see [`BlockedList::max`].
     Full,
 }
 
@@ -144,7 +154,7 @@ pub fn block(
     let held: u32 = c
         .prepare_cached("SELECT count(*) FROM blocked WHERE list = ?1")?
         .query_row([list.name()], |row| row.get(0))?;
-    if held >= BLOCKED_MAX {
+    if held >= list.max() {
         return Ok(BlockOutcome::Full);
     }
     let added = c
@@ -243,7 +253,7 @@ impl Catalog {
                 // One snapshot: the version must not be newer than the entries.
                 let snapshot = c.unchecked_transaction()?;
                 let version = blocked_version(&snapshot)?;
-                let entries = blocked(&snapshot, None, 0, BLOCKED_MAX * 3)?;
+                let entries = blocked(&snapshot, None, 0, 2 * HASHES_MAX + TERMS_MAX)?;
                 Ok((version, entries))
             })
             .await
@@ -279,7 +289,10 @@ mod tests {
             BlockOutcome::Present(first.clone())
         );
         block(&c, BlockedList::Sha256, "spam", "", NOW).unwrap();
-        assert_eq!(blocked(&c, Some(BlockedList::Term), 0, 9).unwrap(), std::slice::from_ref(&first));
+        assert_eq!(
+            blocked(&c, Some(BlockedList::Term), 0, 9).unwrap(),
+            std::slice::from_ref(&first)
+        );
         assert_eq!(blocked(&c, None, 0, 9).unwrap().len(), 2);
         assert_eq!(blocked(&c, None, first.entry_id, 9).unwrap().len(), 1);
         assert_eq!(unblock(&c, first.entry_id).unwrap(), Some(first.clone()));
