@@ -93,6 +93,7 @@ pub(crate) fn eicar() -> Vec<u8> {
 pub(crate) struct Clamd {
     child: Child,
     home: tempfile::TempDir,
+    port: u16,
 }
 
 impl Clamd {
@@ -105,9 +106,11 @@ impl Clamd {
             hex
         });
         put(&at.join("db/test.ndb"), &format!("Test.Signature:0:*:{hex}\n"));
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = port.expect("a free port").port();
         let settings = format!(
             "Foreground yes\nLocalSocket {0}/socket\nDatabaseDirectory {0}/db\nLogFile {0}/log\n\
-             StreamMaxLength 1M\nMaxThreads 4\n",
+             TCPSocket {port}\nTCPAddr 127.0.0.1\nStreamMaxLength 1M\nMaxThreads 4\n",
             at.display()
         );
         put(&at.join("clamd.conf"), &settings);
@@ -118,7 +121,7 @@ impl Clamd {
             .stderr(Stdio::null())
             .spawn()
             .expect("clamd can be run (Debian: clamav-daemon)");
-        let clamd = Self { child, home };
+        let clamd = Self { child, home, port };
         eventually("clamd listens", || {
             std::os::unix::net::UnixStream::connect(clamd.socket()).ok()
         });
@@ -127,6 +130,11 @@ impl Clamd {
 
     fn socket(&self) -> PathBuf {
         self.home.path().join("socket")
+    }
+
+    /// The setting `moderation.clamd.address`, over TCP.
+    pub(crate) fn tcp_address(&self) -> String {
+        format!("localhost:{}", self.port)
     }
 
     /// The setting `moderation.clamd.address`.

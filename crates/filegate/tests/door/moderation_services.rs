@@ -49,17 +49,22 @@ fn clamd_refuses_what_it_knows() {
 }
 
 #[test]
-fn a_file_too_large_to_scan_can_be_taken() {
+fn a_file_too_large_to_scan_can_be_taken_and_clamd_may_be_at_a_port() {
     let clamd = Clamd::start();
     let settings = format!(
         "[moderation.clamd]\naddress = '{}'\nstream_max = '64KiB'\non_too_large = 'open'",
-        clamd.address()
+        clamd.tcp_address()
     );
     let server = start(&settings);
     upload(&server, &vec![b'h'; (64 << 10) + 1]).file_id();
     assert_eq!(verdict(&server).1, stages(&["clamd not_asked"]));
     upload(&server, &vec![b'h'; 64 << 10]).file_id();
     assert_eq!(verdict(&server).1, stages(&["clamd passed"]));
+    refused(
+        &upload(&server, &eicar()),
+        1026,
+        "input sensitive: the virus scanner refused the file",
+    );
 }
 
 #[test]
