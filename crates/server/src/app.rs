@@ -13,6 +13,7 @@ use crate::gate::Gate;
 use crate::intake::InFlightKeys;
 use crate::lifecycle::Tasks;
 use crate::links::Links;
+use crate::moderation::Moderation;
 use crate::pay::Counts;
 
 /// The gateway, as handlers and jobs see it.
@@ -25,6 +26,7 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
+    pub(crate) moderation: Moderation,
     pub(crate) admin_token_hash: Vec<u8>,
     /// Limits, places and turns of tenants.
     pub(crate) gate: Arc<Gate>,

@@ -9,6 +9,7 @@
 //! | `intake` | an upload from its first byte to its row |
 //! | `jobs` | purge, reaper, expirer, scrub |
 //! | `links` | signed downloads |
+//! | `moderation` | what an upload is asked before it lands |
 //! | `pay` | what reads cost, and counts of calls |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
 
@@ -21,6 +22,7 @@ mod intake;
 mod jobs;
 mod lifecycle;
 mod links;
+mod moderation;
 mod pay;
 mod socket;
 
@@ -41,10 +43,12 @@ use config::Config;
 use gate::Gate;
 use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
+use moderation::Moderation;
 
 pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
+pub use moderation::{ImageHashError, image_hash, normal_form};
 
 /// How often metrics are folded together; without it histograms grow without bound.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -88,6 +92,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// Whoever is to be asked about uploads cannot be.
+    #[error("moderation cannot be set up: {0}")]
+    Moderation(String),
     /// A stored secret is not one.
     #[error("the link secret in the catalog is damaged")]
     Secret,
@@ -125,6 +132,7 @@ impl Server {
         reserve.restore();
         let swept = sweep(&catalog, &blobs, clock.now()).await?;
 
+        let moderation = Moderation::new(&config.moderation).map_err(StartError::Moderation)?;
         let tasks = Tasks::default();
         let app = Arc::new(App {
             gate: Arc::new(Gate::new(&config)),
@@ -134,6 +142,7 @@ impl Server {
             clock,
             tasks: tasks.clone(),
             links,
+            moderation,
             admin_token_hash,
             jobs_due: Notify::new(),
             counts: pay::Counts::default(),
@@ -242,6 +251,8 @@ fn describe() {
     describe_counter!("filegate_upload_stored_bytes_total", "Bytes of stored files, by purpose");
     describe_histogram!("filegate_upload_seconds", "Uploads from head to outcome");
     describe_histogram!("filegate_upload_stage_seconds", "Stages of uploads");
+    describe_counter!("filegate_moderation_total", "Moderation, by stage and outcome");
+    describe_histogram!("filegate_moderation_seconds", "Stages of moderation");
     describe_gauge!("filegate_uploads_in_flight", "Uploads being received or finished");
     describe_gauge!("filegate_connections", "Open connections");
     describe_counter!("filegate_downloads_total", "Contents served, ranges included");
