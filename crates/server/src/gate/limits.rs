@@ -290,7 +290,7 @@ fn now_since<P: Reference>(now: P, then: P) -> Duration {
 
 /// What is said of a wait: never less than it takes, and never nothing.
 fn whole_seconds(wait: Duration) -> u64 {
-    (wait.as_millis().div_ceil(1000) as u64).max(1)
+    (wait.as_nanos().div_ceil(1_000_000_000) as u64).max(1)
 }
 
 fn refused(used_up: std::fmt::Arguments<'_>, wait_s: u64) -> ApiError {
