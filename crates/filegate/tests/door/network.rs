@@ -35,7 +35,7 @@ fn a_key_works_from_its_networks_alone() {
     }
     networks(&server, &json!(["10.0.0.0/8", "2001:db8::/32", "::/0"]));
     not_from(&server.get(LIST), "127.0.0.1");
-    not_from(&server.upload("retrieval", "a.txt", &[b'x'; 1 << 20]), "127.0.0.1");
+    not_from(&server.upload("retrieval", "a.txt", &vec![b'x'; 1 << 20]), "127.0.0.1");
     not_from(&server.delete(5), "127.0.0.1");
     assert!(server.stored("blobs").is_empty());
     // Other keys are not bound by it.
