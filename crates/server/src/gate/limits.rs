@@ -141,10 +141,15 @@ impl<C: Clock + Clone> Meters<C> {
         let mut meters = self.lock();
         let volume = self.volume(&mut meters, subject, per_minute);
         let charge = volume.cells_of(declared.unwrap_or(1));
+        let each = MINUTE / volume.cells;
         // What is owed comes first, a minute's worth at a time.
         while let Some(part) = NonZeroU32::new(volume.owed.min(volume.cells.into()) as u32) {
-            volume.charge(part, &self.clock).map_err(|wait| used_up(whole_seconds(wait)))?;
-            volume.owed -= u64::from(part.get());
+            let left = volume.owed - u64::from(part.get());
+            volume.charge(part, &self.clock).map_err(|wait| {
+                let behind = u32::try_from(left + u64::from(charge.get())).unwrap_or(u32::MAX);
+                used_up(whole_seconds(wait + each * behind))
+            })?;
+            volume.owed = left;
         }
         volume.charge(charge, &self.clock).map_err(|wait| used_up(whole_seconds(wait)))
     }
@@ -285,7 +290,7 @@ fn now_since<P: Reference>(now: P, then: P) -> Duration {
 
 /// What is said of a wait: never less than it takes, and never nothing.
 fn whole_seconds(wait: Duration) -> u64 {
-    (wait.as_millis().div_ceil(1000) as u64).max(1)
+    (wait.as_nanos().div_ceil(1_000_000_000) as u64).max(1)
 }
 
 fn refused(used_up: std::fmt::Arguments<'_>, wait_s: u64) -> ApiError {

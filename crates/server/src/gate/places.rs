@@ -120,7 +120,8 @@ mod tests {
         let refused = places.enter(&principal(3, 3)).unwrap_err();
         assert_eq!(refused.message(), "rate limit: 8 uploads are in progress, retry in 1 s");
         drop(taken);
-        assert_eq!((lock(&places.counts).all, lock(&places.counts).of.len()), (0, 0));
+        let counts = lock(&places.counts);
+        assert_eq!((counts.all, counts.of.len()), (0, 0));
         assert_eq!((share(1), share(2), share(4), share(512)), (1, 2, 3, 384));
     }
 

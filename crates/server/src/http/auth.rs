@@ -1,5 +1,7 @@
 //! Who is calling (contract §5).
 
+use std::time::Duration;
+
 use filegate_store::Caller;
 use filegate_types::{ApiError, Call, ErrorCode, KeyHash, Principal};
 use http::HeaderMap;
@@ -12,6 +14,8 @@ use crate::gate::network;
 
 /// Longest credential that is looked at; a key of ours has 46 characters.
 const CREDENTIAL_BYTES_MAX: usize = 4096;
+/// How long the answer to a request over its limit is held back. It says to wait for a second at least.
+const OVER_LIMIT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Lets the caller in if its key is good, may be used from where it is, has requests left, and may make
 /// `call`. Everything a handler does for a tenant starts from the principal that is returned; its
@@ -42,6 +46,11 @@ pub(super) async fn admit(
     let (allowance, counted) = app.gate.request(&principal);
     if let Some(allowance) = allowance {
         trace.counted(allowance);
+    }
+    if counted.is_err() {
+        // Who does not wait as it is told sends the next as soon as this is answered: a flood on so
+        // many connections is then so many requests in this time, and costs others next to nothing.
+        tokio::time::sleep(OVER_LIMIT_PAUSE).await;
     }
     counted?;
     if let Some(scope) = call.scope()
