@@ -8,6 +8,7 @@ use filegate_types::Clock;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::admin::InFlight;
 use crate::config::Config;
 use crate::intake::InFlightKeys;
 use crate::lifecycle::Tasks;
@@ -24,7 +25,8 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
-    pub(crate) admin_token_hash: Vec<u8>,
+    /// Idempotency-Keys of operators' requests that are being worked on.
+    pub(crate) admin_in_flight: InFlight,
     /// Places for uploads being received.
     pub(crate) uploads: Arc<Semaphore>,
     /// Places for files being examined.

@@ -1,0 +1,5 @@
+//! The front door, on the real binary over real sockets: accounts, limits, books, moderation, and what
+//! operators do.
+
+mod admin;
+mod backup;
