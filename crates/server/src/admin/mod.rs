@@ -258,13 +258,9 @@ async fn change(
             if let Some((field, secret)) = plan.secret {
                 reply[field] = secret.into();
             }
-            Ok(finished(reply))
+            Ok(Answer::Json(reply))
         }
     }
-}
-
-fn finished(reply: Value) -> Answer {
-    Answer::Json(reply)
 }
 
 /// The answer to what was only tried.
