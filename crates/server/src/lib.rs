@@ -6,9 +6,11 @@
 //! | `admin` | what operators see and change |
 //! | `accept`, `socket` | the accept loop, and what bounds every connection |
 //! | `http` | one route, one file; replies; authentication |
+//! | `gate` | networks, limits, places and turns of tenants |
 //! | `intake` | an upload from its first byte to its row |
 //! | `jobs` | purge, reaper, expirer, scrub |
 //! | `links` | signed downloads |
+//! | `moderation` | what an upload is asked before it lands |
 //! | `origins` | which setting was set where |
 //! | `pay` | what reads cost, and counts of calls |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
@@ -17,11 +19,13 @@ mod accept;
 mod admin;
 mod app;
 pub mod config;
+mod gate;
 mod http;
 mod intake;
 mod jobs;
 mod lifecycle;
 mod links;
+mod moderation;
 mod origins;
 mod pay;
 mod socket;
@@ -36,17 +40,20 @@ use filegate_store::{Catalog, DataDir, LocalBlobs, Reserve, StoreError};
 use filegate_types::{AdminScope, Clock, PlainKey, SystemClock, UnixMillis};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use app::{App, random};
 use config::Config;
+use gate::Gate;
 use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
+use moderation::Moderation;
 
 pub use admin::{LocalAdmin, admin_routes};
 pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
+pub use moderation::{ImageHashError, image_hash, normal_form};
 
 /// How often metrics are folded together; without it histograms grow without bound.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -90,6 +97,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// Whoever is to be asked about uploads cannot be.
+    #[error("moderation cannot be set up: {0}")]
+    Moderation(String),
     /// A stored secret is not one.
     #[error("the link secret in the catalog is damaged")]
     Secret,
@@ -130,6 +140,7 @@ impl Server {
         tasks.spawn(accept::serve(operators, http::operators(&app), limits, tasks.clone()));
         jobs::start(&app);
         tasks.spawn(metrics_upkeep(Arc::clone(&app)));
+        tasks.spawn(gate::upkeep(Arc::clone(&app)));
         app.started.store(true, Ordering::Release);
         let admin_token = fresh.then_some(token);
         Ok(Self { app, address, admin_address, admin_token, swept, _lock: lock })
@@ -157,19 +168,16 @@ async fn assemble(
     let catalog = Catalog::open(dir, Arc::clone(&reserve))?;
     let (secret, _) = catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
     let links = Links::new(&secret).ok_or(StartError::Secret)?;
-    let probes = match config.probe.parallel {
-        0 => std::thread::available_parallelism().map_or(2, usize::from) * 2,
-        n => n,
-    };
+    let moderation = Moderation::new(&config.moderation).map_err(StartError::Moderation)?;
     Ok(Arc::new(App {
-        uploads: Arc::new(Semaphore::new(config.limits.uploads_max)),
-        probes: Arc::new(Semaphore::new(probes)),
+        gate: Arc::new(Gate::new(&config)),
         catalog,
         blobs: LocalBlobs::of(dir),
         reserve,
         clock,
         tasks: Tasks::default(),
         links,
+        moderation,
         admin_in_flight: admin::InFlight::default(),
         jobs_due: Notify::new(),
         counts: pay::Counts::default(),
@@ -253,6 +261,8 @@ fn describe() {
     describe_counter!("filegate_upload_stored_bytes_total", "Bytes of stored files, by purpose");
     describe_histogram!("filegate_upload_seconds", "Uploads from head to outcome");
     describe_histogram!("filegate_upload_stage_seconds", "Stages of uploads");
+    describe_counter!("filegate_moderation_total", "Moderation, by stage and outcome");
+    describe_histogram!("filegate_moderation_seconds", "Stages of moderation");
     describe_gauge!("filegate_uploads_in_flight", "Uploads being received or finished");
     describe_gauge!("filegate_connections", "Open connections");
     describe_counter!("filegate_downloads_total", "Contents served, ranges included");

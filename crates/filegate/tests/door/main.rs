@@ -1,6 +1,15 @@
-//! The front door, on the real binary over real sockets: accounts, limits, books, moderation, and what
-//! operators do.
+//! The front door, from outside: who may come in, what it costs, what is refused, what is remembered, and
+//! what operators do.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
 mod admin;
 mod backup;
+mod books;
+mod idempotency;
+mod kit;
+mod moderation;
+mod moderation_kit;
+mod moderation_services;
 mod resources;
+mod retention;

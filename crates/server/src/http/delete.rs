@@ -13,6 +13,7 @@ use super::body::{Incoming, media_type, parse_json, read_small, refuse_encoded};
 use super::layer::Trace;
 use super::{auth, query_file_id, query_value, reply};
 use crate::app::App;
+use crate::gate::purposes;
 use crate::pay;
 
 /// Bytes of the body.
@@ -95,15 +96,16 @@ async fn delete(
     principal: &Principal,
     asked: DeleteRequest,
 ) -> Result<FileId, ApiError> {
-    let purposes = match asked.purpose.as_deref() {
-        None | Some("") => vec![],
-        Some(purpose) => {
-            let known = app.config.known_purpose(purpose);
-            let (name, _) = known.ok_or_else(ApiError::invalid_purpose)?;
-            app.config.twins(name)
-        }
-    };
+    let purposes = purposes::meant(&app.config, principal, asked.purpose.as_deref())?;
     let (now, file_id) = (app.clock.now(), asked.file_id);
+    if principal.purposes.is_some() {
+        // A file's purpose never changes, and its id is never another's: what is seen here still
+        // holds when it is deleted.
+        let found = app.catalog.file(principal.account_id, file_id, now).await;
+        let found = found.map_err(|error| reply::store_failed(&error))?;
+        purposes::check(principal, &found.ok_or_else(ApiError::file_not_found)?.purpose)?;
+    }
+    let purposes = purposes.unwrap_or_default();
     let outcome = app
         .catalog
         .delete_file(principal.account_id, principal.key_id, file_id, purposes, now)

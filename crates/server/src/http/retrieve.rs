@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use filegate_types::wire::{BaseResp, FileObject, RetrieveReply};
-use filegate_types::{ApiError, Call, FileRecord};
+use filegate_types::{ApiError, Call, FileRecord, FileState};
 use http::header::HOST;
 use http::request::Parts;
 
 use super::layer::Trace;
 use super::{auth, query_file_id, reply};
 use crate::app::App;
+use crate::gate::purposes;
 use crate::pay;
 
 /// Retrieve a file
@@ -46,9 +47,12 @@ async fn retrieve(app: &App, trace: &Trace, request: &Parts) -> Result<FileObjec
     let found = app.catalog.file(principal.account_id, file_id, app.clock.now()).await;
     let record =
         found.map_err(|e| reply::store_failed(&e))?.ok_or_else(ApiError::file_not_found)?;
+    purposes::check(&principal, &record.purpose)?;
     pay::for_read(app, &principal, Call::Retrieve, Some(&record), 0).await?;
     Ok(FileObject {
-        download_url: Some(download_url(app, request, &record)),
+        // What is held back has nothing to download.
+        download_url: (record.state == FileState::Ready)
+            .then(|| download_url(app, request, &record)),
         media: Some(record.media.clone()),
         ..record.to_wire()
     })

@@ -19,6 +19,8 @@ use crate::intake::{self, Uploaded};
 pub(super) struct UploadForm {
     /// What the file is for, such as `voice_clone`. Before or after the file.
     purpose: String,
+    /// How long to keep it: seconds, or a span such as `12h` or `7d`, within the account's bounds.
+    expires_after: Option<String>,
     /// The file, with its name.
     #[schema(format = Binary, content_media_type = "application/octet-stream")]
     file: String,
@@ -32,7 +34,10 @@ pub(super) struct UploadForm {
     post,
     path = "/v1/files/upload",
     tag = "files",
-    params(("validate_only" = Option<bool>, Query, description = "`true`: run every check, store nothing")),
+    params(
+        ("validate_only" = Option<bool>, Query, description = "`true`: run every check, store nothing"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible characters: the same upload again within a day is answered as the first, stored and paid once"),
+    ),
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses((status = 200, description = "`base_resp.status_code` 0 and the file, or the error and `file` null", body = UploadReply)),
     security(("bearer" = []), ("api_key" = [])),

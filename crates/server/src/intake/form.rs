@@ -13,6 +13,7 @@ use super::spool::Spool;
 use super::{Received, UploadGuard, quota};
 use crate::app::App;
 use crate::config::Config;
+use crate::gate::purposes;
 use crate::http::body::{Incoming, content_length, refuse_encoded};
 
 /// Parts of a form; upstream's has two, some clients add one or two of their own.
@@ -103,7 +104,7 @@ pub(super) async fn receive(
                 }
                 Event::PartEnd => match std::mem::replace(&mut part, Part::None) {
                     Part::Purpose(value) => {
-                        end_purpose(&app.config, &mut form, &value)?;
+                        end_purpose(&app.config, principal, &mut form, &value)?;
                         *label = form.purpose.as_ref().map(|(name, _)| name.clone());
                         guard.purpose.clone_from(label);
                         quota::check(app, principal, label.as_ref(), Bytes(least)).await?;
@@ -201,9 +202,15 @@ fn size_limit(
     Ok(rules.map(|rule| rule.bytes_max).max())
 }
 
-fn end_purpose(config: &Config, form: &mut ReceivedForm, value: &[u8]) -> Result<(), ApiError> {
+fn end_purpose(
+    config: &Config,
+    principal: &Principal,
+    form: &mut ReceivedForm,
+    value: &[u8],
+) -> Result<(), ApiError> {
     let known = std::str::from_utf8(value).ok().and_then(|text| config.upload_policy(text));
     let (name, policy) = known.ok_or_else(ApiError::invalid_purpose)?;
+    purposes::check(principal, name)?;
     if let Some(file) = &form.file {
         let rule = policy.rule_for(&file.extension);
         let rule = rule.ok_or_else(|| ApiError::invalid_extension(name.as_str(), ""))?;

@@ -9,6 +9,7 @@
 //!             (when the memory is full, or before 6)
 //! 4 spill     pieces to tmp/KEY, summed on the way        a file in tmp/, swept at the next start; a row
 //! 5 inspect   the content against the purpose             as 4. Refused: file and row are removed
+//!             Then moderation; for the webhook the bytes go to tmp/KEY first, if they have not
 //! 6 land      fsync, rename to blobs/xx/KEY, fsync dir    a whole blob; its row gives it to the reaper
 //! 7 commit    `uploads` row -> `files` row, synced        COMMIT POINT: the file is there for ever
 //! 8 reply     status_code 0
@@ -35,23 +36,24 @@ use filegate_types::purpose::{Keep, PurposeName, PurposePolicy};
 use filegate_types::units::{Bytes, Span};
 use filegate_types::wire::FileObject;
 use filegate_types::{
-    AccountId, AccountSettings, ApiError, BlobKey, ErrorCode, FileRecord, FileState, KeyId,
-    Principal, UnixMillis,
+    AccountId, AccountSettings, ApiError, BlobKey, ErrorCode, FileRecord, KeyId, Principal,
+    UnixMillis,
 };
 use http::HeaderMap;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::{App, random};
-use crate::http::body::Incoming;
+use crate::gate::places::Place;
+use crate::http::body::{Incoming, content_length};
 use crate::http::reply::store_failed;
+use crate::moderation::{self, What};
 use crate::pay;
 use form::ReceivedForm;
 use inspect::Inspected;
 use repeat::Repeatable;
-use spool::Spool;
 
 pub use inspect::inspect_file;
 pub(crate) use repeat::InFlightKeys;
+pub(crate) use spool::{Source, Spool};
 
 /// What an upload came to.
 #[derive(Debug)]
@@ -112,14 +114,11 @@ async fn receive_and_finish(
     validate_only: bool,
     label: &mut Option<PurposeName>,
 ) -> Result<Uploaded, ApiError> {
-    let place = Arc::clone(&app.uploads).try_acquire_owned().map_err(|_none_left| {
-        let max = app.config.limits.uploads_max;
-        ApiError::detailed(ErrorCode::RateLimit, format_args!("{max} uploads are in progress"))
-            .retry_after(1)
-    })?;
-    let _in_flight = InFlight::enter();
+    let (place, tally) = app.gate.upload(principal, content_length(headers))?;
+    incoming.count(tally);
     let repeatable =
         if validate_only { None } else { Repeatable::begin(app, principal, headers).await? };
+    let _in_flight = InFlight::enter();
     let mut guard = UploadGuard::new(app, principal);
     // What is only checked, or was paid before, costs nothing.
     guard.free = validate_only || repeatable.as_ref().is_some_and(|r| r.kept.is_some());
@@ -144,7 +143,7 @@ async fn finish(
     principal: Principal,
     received: Received,
     mut guard: UploadGuard,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     validate_only: bool,
     repeatable: Option<Repeatable>,
 ) -> Result<Uploaded, ApiError> {
@@ -157,15 +156,27 @@ async fn finish(
     };
     let Received { purpose, policy, filename, extension, spool, expires_after } = received;
     let inspecting = Instant::now();
-    let probe_place = app.probes.acquire().await.map_err(|_closed| ErrorCode::Internal)?;
+    let turn = app.gate.turn(principal.account_id).await?;
     let decode = app.config.probe.decode;
     let inspection =
         app.tasks.blocking(move || inspect::inspect(spool, &policy, &extension, decode)).await;
-    drop(probe_place);
     let (spool, inspected) = inspection.map_err(|_panic| ErrorCode::Unknown)??;
     stage("inspect", inspecting);
+    // Moderation may wait for others for seconds.
+    drop(turn);
+    if !validate_only {
+        let bytes = Bytes(spool.bytes());
+        quota::check(&app, &principal, Some(&purpose), bytes).await?;
+        guard.purpose = Some(purpose.clone());
+        guard.bytes_max = bytes;
+    }
 
     let Inspected { media_type, media, keep } = inspected;
+    let moderating = Instant::now();
+    let what =
+        What { purpose: &purpose, filename: &filename, media_type, media: &media, validate_only };
+    let (spool, verdict) = moderation::check(&app, &principal, &mut guard, spool, what).await?;
+    stage("moderate", moderating);
     if validate_only {
         let sum = spool.into_sum();
         guard.abort().await;
@@ -173,11 +184,8 @@ async fn finish(
         return Ok(Uploaded::Validated(Box::new(checked)));
     }
 
-    let bytes = Bytes(spool.bytes());
-    let over = quota::check(&app, &principal, Some(&purpose), bytes).await;
-    over?;
-    guard.purpose = Some(purpose.clone());
-    guard.bytes_max = bytes;
+    // Landing and committing use the disk as examining uses the processor.
+    let _turn = app.gate.turn(principal.account_id).await?;
     let landing = Instant::now();
     let key = guard.begin().await?;
     let blobs = app.blobs.clone();
@@ -201,8 +209,8 @@ async fn finish(
         media,
         expires_at,
         key_id,
-        state: FileState::Ready,
-        verdict: None,
+        state: verdict.state,
+        verdict: verdict.json,
         limits: principal.account_limits.clone(),
         first_answer,
         id_bits: id_bits(),
@@ -269,7 +277,7 @@ fn id_bits() -> [u16; 8] {
 }
 
 /// The upload's row and blob key. Dropped before [`commit`](Self::commit) it removes what there is.
-struct UploadGuard {
+pub(crate) struct UploadGuard {
     app: Arc<App>,
     account: AccountId,
     api_key: KeyId,
@@ -300,7 +308,7 @@ impl UploadGuard {
     }
 
     /// Step 3, once; returns the blob key.
-    async fn begin(&mut self) -> Result<BlobKey, ApiError> {
+    pub(crate) async fn begin(&mut self) -> Result<BlobKey, ApiError> {
         if let Some(key) = &self.key {
             let key = key.clone();
             self.renew().await?;

@@ -107,12 +107,12 @@ impl Catalog {
         self.engine
             .write(relaxed("beginning an upload"), move |c| {
                 let purpose = upload.purpose.as_ref();
-                let held = if upload.free {
+                let reserved = if upload.free {
                     Ok(Money::ZERO)
                 } else {
                     books::hold(c, upload.account, purpose, upload.bytes_max)?
                 };
-                let hold = match held {
+                let hold = match reserved {
                     Ok(hold) => hold,
                     Err(short) => return Ok(Err(short)),
                 };
