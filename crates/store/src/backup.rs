@@ -295,9 +295,9 @@ mod tests {
         assert_eq!((made.files, made.bytes, made.dropped), (3, 30, 1));
         assert_eq!(copies.length(&late.blob_key).unwrap(), Some(10));
         assert_eq!(copies.length(&stranger).unwrap(), None);
-        let (_, copied, _) = opened(copy_dir.path());
-        assert_eq!(copied.check_books().await.unwrap(), []);
-        let of = |file: &FileRecord| copied.file(file.account_id, file.file_id, NOW);
+        let (_, reopened, _) = opened(copy_dir.path());
+        assert_eq!(reopened.check_books().await.unwrap(), []);
+        let of = |file: &FileRecord| reopened.file(file.account_id, file.file_id, NOW);
         assert!(of(&deleted).await.unwrap().is_none());
         // What the original has lost as well is not hidden.
         assert!(of(&lost).await.unwrap().is_some());
