@@ -1,7 +1,10 @@
-//! The front door, from outside: who may come in, what it costs, what is refused, what is remembered.
+//! The front door, from outside: who may come in, what it costs, what is refused, what is remembered, and
+//! what operators do.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
+mod admin;
+mod backup;
 mod books;
 mod fairness;
 mod idempotency;
@@ -11,5 +14,6 @@ mod moderation;
 mod moderation_kit;
 mod moderation_services;
 mod network;
+mod resources;
 mod retention;
 mod tenants;

@@ -6,6 +6,7 @@
 //! SQLite through `rusqlite` rather than an async wrapper: the engine's writer thread runs closures
 //! directly and commits them in groups, which no cancelled request can interrupt.
 
+pub mod admin;
 mod books;
 mod engine;
 mod files;
@@ -25,6 +26,7 @@ use rusqlite::OptionalExtension;
 use serde::de::DeserializeOwned;
 
 pub use books::{BookFault, CallPrices, Short};
+pub(crate) use files::drop_lost;
 pub use files::{DeleteCause, DeleteOutcome};
 pub use idempotency::{FirstAnswer, KeptAnswer};
 pub use jobs::{Job, JobKind};
