@@ -87,6 +87,8 @@ pub struct Limits {
     /// Uploads in progress at a time; more are answered 1002. A quarter of them stays free for others
     /// than the account that has most.
     pub uploads_max: usize,
+    /// How long an upload waits for a place when there is none. 0s: not at all.
+    pub upload_wait: Span,
     /// Time for the head of a request, and for a quiet kept-alive connection.
     pub head_timeout: Span,
     /// Longest silence within a body, renewed by every read.
@@ -175,6 +177,7 @@ impl Default for Config {
             limits: Limits {
                 connections_max: 10_000,
                 uploads_max: 512,
+                upload_wait: Span::seconds(5),
                 head_timeout: Span::seconds(30),
                 body_idle: Span::seconds(60),
                 body_rate_min: Bytes::kib(10),

@@ -237,13 +237,13 @@ fn uploads_at_a_time_come_free_when_one_ends_and_when_one_is_cut_off() {
 
 #[test]
 fn one_account_leaves_places_to_others() {
-    let server = start("[limits]\nuploads_max = 4\n");
+    let server = start("[limits]\nuploads_max = 4\nupload_wait = \"0s\"\n");
     let polite = server.make_key("polite", "polite");
     let open: Vec<_> = (0..3).map(|_| begin(&server, &server.key)).collect();
     in_flight(&server, 3);
     over_limit(
         &upload(&server, &server.key, b"x"),
-        "3 uploads of this account are in progress, the rest is for others",
+        "4 uploads are in progress, at most 3 of one account",
     );
     accepted(&upload(&server, &polite, b"x"));
     let last = begin(&server, &polite);

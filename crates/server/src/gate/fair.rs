@@ -1,5 +1,6 @@
 //! A semaphore that is fair to accounts: whoever waits is served in turn, one permit for each account
-//! and round, however many of an account's calls wait.
+//! and round, however many of an account's calls wait. One account has at most its share of them, so
+//! that another finds a permit free.
 //!
 //! A permit travels to its waiter through a channel. A waiter that is dropped takes its place out of
 //! the queue; one that is dropped with the permit already on its way drops the permit with it, which
@@ -19,16 +20,18 @@ pub(crate) struct FairSemaphore {
 
 #[derive(Debug)]
 struct Inner {
-    /// Waiters of one account.
+    /// Permits and waiters of one account.
+    share: usize,
     waiters_max: usize,
     state: Mutex<State>,
 }
 
-/// INVARIANT: while a permit is free nobody waits; an account is in `round` once if it has a queue, and
-/// no queue is empty.
+/// INVARIANT: while a permit is free only accounts that have their share wait; an account is in `round`
+/// once if it has a queue, and no queue is empty.
 #[derive(Debug)]
 struct State {
     free: usize,
+    held: HashMap<AccountId, usize>,
     queues: HashMap<AccountId, VecDeque<Waiter>>,
     /// Accounts that wait, in the order in which they are served.
     round: VecDeque<AccountId>,
@@ -49,23 +52,25 @@ pub(crate) struct QueueFull;
 #[derive(Debug)]
 pub(crate) struct Permit {
     inner: Arc<Inner>,
+    account: AccountId,
 }
 
 impl FairSemaphore {
-    /// `permits` at a time; `waiters_max` calls of one account wait at most.
-    pub(crate) fn new(permits: usize, waiters_max: usize) -> Self {
-        let (queues, round) = (HashMap::new(), VecDeque::new());
-        let state = Mutex::new(State { free: permits, queues, round, next_id: 0 });
-        Self { inner: Arc::new(Inner { waiters_max, state }) }
+    /// `permits` at a time, of which one account has at most `share`; `waiters_max` calls of one
+    /// account wait at most.
+    pub(crate) fn new(permits: usize, share: usize, waiters_max: usize) -> Self {
+        let (held, queues, round) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        let state = Mutex::new(State { free: permits, held, queues, round, next_id: 0 });
+        Self { inner: Arc::new(Inner { share, waiters_max, state }) }
     }
 
     /// A permit, when it is the account's turn.
     pub(crate) async fn acquire(&self, account: AccountId) -> Result<Permit, QueueFull> {
         let waiting = {
             let mut state = self.inner.lock();
-            if let Some(free) = state.free.checked_sub(1) {
-                state.free = free;
-                return Ok(Permit { inner: Arc::clone(&self.inner) });
+            if state.free > 0 && state.holds(account) < self.inner.share {
+                state.grant(account);
+                return Ok(Permit { inner: Arc::clone(&self.inner), account });
             }
             let (served, permit) = oneshot::channel();
             let id = state.join(account, served, self.inner.waiters_max)?;
@@ -100,9 +105,29 @@ impl State {
         Ok(id)
     }
 
-    /// The waiter whose turn it is.
-    fn next(&mut self) -> Option<Waiter> {
-        let account = self.round.pop_front()?;
+    fn holds(&self, account: AccountId) -> usize {
+        self.held.get(&account).copied().unwrap_or(0)
+    }
+
+    fn grant(&mut self, account: AccountId) {
+        self.free -= 1;
+        *self.held.entry(account).or_default() += 1;
+    }
+
+    fn give_back(&mut self, account: AccountId) {
+        self.free += 1;
+        if let Some(held) = self.held.get_mut(&account) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&account);
+            }
+        }
+    }
+
+    /// The waiter whose turn it is: of the first account in the round that has not its share.
+    fn next(&mut self, share: usize) -> Option<(AccountId, Waiter)> {
+        let place = self.round.iter().position(|account| self.holds(*account) < share)?;
+        let account = self.round.remove(place)?;
         let queue = self.queues.get_mut(&account)?;
         let waiter = queue.pop_front();
         if queue.is_empty() {
@@ -110,7 +135,7 @@ impl State {
         } else {
             self.round.push_back(account);
         }
-        waiter
+        waiter.map(|waiter| (account, waiter))
     }
 
     /// Takes out a waiter that was not served, if it is there.
@@ -127,13 +152,13 @@ impl State {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.inner.lock();
-        let Some(waiter) = state.next() else {
-            state.free += 1;
-            return;
-        };
+        state.give_back(self.account);
+        // One at most: whoever else could go on had a permit free before.
+        let Some((account, waiter)) = state.next(self.inner.share) else { return };
+        state.grant(account);
         drop(state);
         // Outside the lock: if the waiter has just gone, this drops the permit and comes back here.
-        let _gone = waiter.served.send(Self { inner: Arc::clone(&self.inner) });
+        let _gone = waiter.served.send(Self { inner: Arc::clone(&self.inner), account });
     }
 }
 
@@ -194,11 +219,12 @@ mod tests {
     fn at_rest(fair: &FairSemaphore, permits: usize) {
         let state = fair.inner.lock();
         assert_eq!((state.free, state.queues.len(), state.round.len()), (permits, 0, 0));
+        assert!(state.held.is_empty());
     }
 
     #[test]
     fn accounts_are_served_in_turn() {
-        let fair = FairSemaphore::new(1, 100);
+        let fair = FairSemaphore::new(1, 1, 100);
         let mut permit = take(&fair, 1);
         // Account 1 floods, then 2 and 3 come with two each.
         let accounts = [1, 1, 1, 1, 1, 2, 2, 3, 3];
@@ -222,7 +248,7 @@ mod tests {
 
     #[test]
     fn waiters_of_one_account_are_bounded_and_do_not_fill_anothers_queue() {
-        let fair = FairSemaphore::new(1, 2);
+        let fair = FairSemaphore::new(1, 1, 2);
         let permit = take(&fair, 1);
         let waiting = [start(&fair, 1), start(&fair, 1)];
         let over = fair.clone();
@@ -239,8 +265,23 @@ mod tests {
     }
 
     #[test]
+    fn an_account_with_its_share_waits_although_permits_are_free() {
+        let fair = FairSemaphore::new(4, 2, 9);
+        let first = take(&fair, 1);
+        let second = take(&fair, 1);
+        let mut third = start(&fair, 1);
+        let other = take(&fair, 2);
+        drop(other);
+        assert!(poll(&mut third).is_none());
+        drop(first);
+        let third = poll(&mut third).expect("its account has less than its share");
+        drop((second, third));
+        at_rest(&fair, 4);
+    }
+
+    #[test]
     fn a_waiter_that_goes_with_its_permit_on_the_way_passes_it_on() {
-        let fair = FairSemaphore::new(1, 9);
+        let fair = FairSemaphore::new(1, 1, 9);
         let permit = take(&fair, 1);
         let first = start(&fair, 1);
         let mut second = start(&fair, 2);
@@ -259,9 +300,10 @@ mod tests {
         #[test]
         fn no_permit_is_lost_or_made(
             permits in 1..4usize,
+            share in 1..4usize,
             steps in prop::collection::vec((0..4u8, 0..3i64, any::<prop::sample::Index>()), 0..200),
         ) {
-            let fair = FairSemaphore::new(permits, 5);
+            let fair = FairSemaphore::new(permits, share, 5);
             let mut waiting: Vec<Acquiring> = vec![];
             let mut working: Vec<Permit> = vec![];
             for (step, account, which) in steps {
@@ -290,7 +332,10 @@ mod tests {
                         }
                     }
                     waiting = still;
-                    prop_assert!(working.len() == permits || waiting.is_empty());
+                    let state = fair.inner.lock();
+                    let stuck = |account: &AccountId| state.holds(*account) >= share;
+                    prop_assert!(state.free == 0 || state.round.iter().all(stuck));
+                    prop_assert!(state.held.values().all(|held| *held <= share));
                 }
                 prop_assert!(working.len() <= permits);
             }

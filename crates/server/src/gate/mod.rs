@@ -77,9 +77,9 @@ impl Gate {
         let places = config.limits.uploads_max;
         Self {
             meters: Meters::new(),
-            places: Places::new(places),
+            places: Places::new(places, config.limits.upload_wait.0),
             // As many waiters as uploads: what was received whole is never turned away here.
-            turns: FairSemaphore::new(turns, places),
+            turns: FairSemaphore::new(turns, turns, places),
         }
     }
 
@@ -99,12 +99,12 @@ impl Gate {
 
     /// Lets an upload in, before any of its body is read: a place for as long as it is in progress,
     /// and the count of what it brings if it does not say how much.
-    pub(crate) fn upload(
+    pub(crate) async fn upload(
         self: &Arc<Self>,
         principal: &Principal,
         declared: Option<u64>,
     ) -> Result<(Place, Option<Tally>), ApiError> {
-        let place = self.places.enter(principal)?;
+        let place = self.places.enter(principal).await?;
         let subjects = limits_of(principal);
         for (subject, limits) in subjects {
             self.meters.upload(subject, limits, declared)?;

@@ -114,7 +114,7 @@ async fn receive_and_finish(
     validate_only: bool,
     label: &mut Option<PurposeName>,
 ) -> Result<Uploaded, ApiError> {
-    let (place, tally) = app.gate.upload(principal, content_length(headers))?;
+    let (place, tally) = app.gate.upload(principal, content_length(headers)).await?;
     incoming.count(tally);
     let repeatable =
         if validate_only { None } else { Repeatable::begin(app, principal, headers).await? };
