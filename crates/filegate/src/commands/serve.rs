@@ -41,14 +41,14 @@ pub(crate) struct ServeArgs {
 }
 
 /// Where the settings and the data are; shared by all commands that work on a data directory.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ConfigArgs {
     /// The directory with the catalog and the files [default: ./filegate-data]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 
     /// A file of settings; must exist when given
-    #[arg(long, env = "FILEGATE_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "FILEGATE_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
 
