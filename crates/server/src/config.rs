@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use filegate_media::{DecodeScope, Format as MediaFormat};
+use filegate_types::TenantLimits;
 use filegate_types::purpose::{self, PurposeName, PurposePolicy};
 use filegate_types::units::{Bytes, Span};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Environment variables with our prefix that are not settings of the server.
@@ -32,7 +34,9 @@ pub struct Config {
     pub public_url: String,
     /// Whether errors of the API answer HTTP 200 or the matching status.
     pub http_errors: HttpErrors,
-    /// Bounds on connections, bodies and time.
+    /// Who is in front of the gateway.
+    pub network: Network,
+    /// Bounds on connections, bodies and time, and on what tenants may use.
     pub limits: Limits,
     /// How files are examined.
     pub probe: Probe,
@@ -56,6 +60,15 @@ pub enum HttpErrors {
     Status,
 }
 
+/// Who is in front of the gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Networks of proxies whose `X-Forwarded-For` is believed. They must add the address they were
+    /// called from at its right.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
 /// Bounds on connections, bodies and time. Memory is bounded by
 /// `uploads_max` × 2 pieces of 256 KiB + `connections_max` × 64 KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +76,8 @@ pub enum HttpErrors {
 pub struct Limits {
     /// Open connections on each listener; more wait in the kernel's queue.
     pub connections_max: usize,
-    /// Uploads being received at a time; more are answered 1002.
+    /// Uploads in progress at a time; more are answered 1002. A quarter of them stays free for others
+    /// than the account that has most.
     pub uploads_max: usize,
     /// Time for the head of a request, and for a quiet kept-alive connection.
     pub head_timeout: Span,
@@ -81,6 +95,10 @@ pub struct Limits {
     pub drain_time: Span,
     /// Time for running requests to end after SIGTERM.
     pub shutdown: Span,
+    /// What an account may use that has no limit of its own for it.
+    pub account: TenantLimits,
+    /// What a key may use that has no limit of its own for it.
+    pub key: TenantLimits,
 }
 
 /// How files are examined.
@@ -89,7 +107,7 @@ pub struct Limits {
 pub struct Probe {
     /// How much of an audio file is decoded: `window` or `whole`.
     pub decode: DecodeScope,
-    /// Files examined at a time. 0: two for each core.
+    /// Files examined and committed at a time, in turn by account. 0: two for each core and eight.
     pub parallel: usize,
 }
 
@@ -145,6 +163,7 @@ impl Default for Config {
             data_dir: PathBuf::from("./filegate-data"),
             public_url: String::new(),
             http_errors: HttpErrors::Body,
+            network: Network::default(),
             limits: Limits {
                 connections_max: 10_000,
                 uploads_max: 512,
@@ -156,6 +175,8 @@ impl Default for Config {
                 drain_bytes: Bytes::mib(8),
                 drain_time: Span::seconds(5),
                 shutdown: Span::seconds(30),
+                account: TenantLimits::default(),
+                key: TenantLimits::default(),
             },
             probe: Probe { decode: DecodeScope::Window, parallel: 0 },
             downloads: Downloads { link_life: Span::seconds(3600) },
@@ -252,6 +273,11 @@ impl Config {
             let why = format!("{} must be longer than limits.body_idle", self.jobs.upload_lease);
             return impossible("jobs.upload_lease", why);
         }
+        let key = &self.limits.key;
+        if key.stored_bytes.is_some() || !key.files_per_purpose.is_empty() {
+            let why = "what is stored is counted for accounts: set it in limits.account";
+            return impossible("limits.key", why.to_owned());
+        }
         let url = &self.public_url;
         if !(url.is_empty() || url.starts_with("https://") || url.starts_with("http://")) {
             let why = format!("{url:?} does not start with https:// or http://");
@@ -344,6 +370,9 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (toml, says) in [
+            ("[limits.key]\nstored_bytes = '1GiB'", "limits.account"),
+            ("[limits.account]\nrequests = 5", "requests"),
+            ("[network]\ntrusted_proxies = ['proxy']", "trusted_proxies"),
             ("lisen = '1.2.3.4:80'", "lisen"),
             ("[limits]\nuploads_max = 0", "limits.uploads_max"),
             ("[limits]\nbody_idle = 60", "span of time"),

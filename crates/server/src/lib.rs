@@ -5,19 +5,23 @@
 //! | [`config`] | settings and where they come from |
 //! | `accept`, `socket` | the accept loop, and what bounds every connection |
 //! | `http` | one route, one file; replies; authentication |
+//! | `gate` | networks, limits, places and turns of tenants |
 //! | `intake` | an upload from its first byte to its row |
 //! | `jobs` | purge, reaper, expirer, scrub |
 //! | `links` | signed downloads |
+//! | `pay` | what reads cost, and counts of calls |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
 
 mod accept;
 mod app;
 pub mod config;
+mod gate;
 mod http;
 mod intake;
 mod jobs;
 mod lifecycle;
 mod links;
+mod pay;
 mod socket;
 
 use std::fs::File;
@@ -30,10 +34,11 @@ use filegate_store::{Catalog, DataDir, LocalBlobs, Reserve, StoreError};
 use filegate_types::{Clock, KeyHash, PlainKey, SystemClock, UnixMillis};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use app::{App, random};
 use config::Config;
+use gate::Gate;
 use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
 
@@ -121,13 +126,8 @@ impl Server {
         let swept = sweep(&catalog, &blobs, clock.now()).await?;
 
         let tasks = Tasks::default();
-        let probes = match config.probe.parallel {
-            0 => std::thread::available_parallelism().map_or(2, usize::from) * 2,
-            n => n,
-        };
         let app = Arc::new(App {
-            uploads: Arc::new(Semaphore::new(config.limits.uploads_max)),
-            probes: Arc::new(Semaphore::new(probes)),
+            gate: Arc::new(Gate::new(&config)),
             catalog,
             blobs,
             reserve,
@@ -136,6 +136,8 @@ impl Server {
             links,
             admin_token_hash,
             jobs_due: Notify::new(),
+            counts: pay::Counts::default(),
+            in_flight: Arc::default(),
             metrics: recorder(),
             started: AtomicBool::new(false),
             config,
@@ -145,6 +147,7 @@ impl Server {
         tasks.spawn(accept::serve(operators, http::operators(&app), limits, tasks.clone()));
         jobs::start(&app);
         tasks.spawn(metrics_upkeep(Arc::clone(&app)));
+        tasks.spawn(gate::upkeep(Arc::clone(&app)));
         app.started.store(true, Ordering::Release);
         let admin_token = fresh.then_some(token);
         Ok(Self { app, address, admin_address, admin_token, swept, _lock: lock })

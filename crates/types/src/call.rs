@@ -17,7 +17,7 @@ pub enum Call {
     List,
     /// A retrieve.
     Retrieve,
-    /// A content, a part of one, or a signed download.
+    /// A content or a part of one. Downloads by link were paid with the retrieve that made the link.
     Content,
     /// A delete.
     Delete,

@@ -38,6 +38,20 @@ impl TenantLimits {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// These limits, and `defaults` where there is none.
+    #[must_use]
+    pub fn or(mut self, defaults: &Self) -> Self {
+        self.requests_per_minute = self.requests_per_minute.or(defaults.requests_per_minute);
+        self.request_burst = self.request_burst.or(defaults.request_burst);
+        self.bytes_per_minute = self.bytes_per_minute.or(defaults.bytes_per_minute);
+        self.concurrent_uploads = self.concurrent_uploads.or(defaults.concurrent_uploads);
+        self.stored_bytes = self.stored_bytes.or(defaults.stored_bytes);
+        for (purpose, files) in &defaults.files_per_purpose {
+            self.files_per_purpose.entry(purpose.clone()).or_insert(*files);
+        }
+        self
+    }
 }
 
 /// How an account's files are kept, beside what the purpose says.
@@ -50,4 +64,33 @@ pub struct AccountSettings {
     /// The longest time a file is kept, whatever the purpose or the upload says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_max: Option<Span>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_fill_each_gap_and_change_nothing_that_is_set() {
+        let batch: PurposeName = "batch".parse().unwrap();
+        let clone: PurposeName = "voice_clone".parse().unwrap();
+        let defaults = TenantLimits {
+            requests_per_minute: Some(60),
+            request_burst: Some(5),
+            bytes_per_minute: Some(Bytes::mib(1)),
+            concurrent_uploads: Some(2),
+            stored_bytes: Some(Bytes::mib(9)),
+            files_per_purpose: [(batch.clone(), 1), (clone.clone(), 2)].into(),
+        };
+        assert_eq!(TenantLimits::default().or(&defaults), defaults);
+        assert_eq!(defaults.clone().or(&TenantLimits::default()), defaults);
+        let own = TenantLimits {
+            requests_per_minute: Some(0),
+            files_per_purpose: [(batch.clone(), 7)].into(),
+            ..TenantLimits::default()
+        };
+        let both = own.or(&defaults);
+        assert_eq!((both.requests_per_minute, both.request_burst), (Some(0), Some(5)));
+        assert_eq!(both.files_per_purpose, [(batch, 7), (clone, 2)].into());
+    }
 }

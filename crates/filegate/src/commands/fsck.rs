@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use filegate_store::fsck::{Options, Report, fsck};
-use filegate_store::{Catalog, DataDir, LocalBlobs, Reserve, StoreError};
+use filegate_store::{BookFault, Catalog, DataDir, LocalBlobs, Reserve, StoreError};
 use filegate_types::{Clock as _, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -14,9 +14,9 @@ use serde_json::json;
 use super::serve::ConfigArgs;
 use crate::exit::{Exit, Failure};
 use crate::printer::{Printer, Style};
-use crate::text::size;
+use crate::text::{escape, size};
 
-/// Check rows against files against SHA-256
+/// Check rows against files against SHA-256, and the books
 ///
 /// Without --repair it changes nothing and may run beside a server. With it the server must be
 /// stopped: files whose content is wrong or gone are marked (their content is then refused, never
@@ -74,6 +74,11 @@ async fn check_at(
     print(&report.context("the check stopped")?, options.repair, printer)
 }
 
+fn book_fault(fault: &BookFault) -> String {
+    let BookFault { account, what, kept, counted } = fault;
+    format!("{what} of account {} is {kept}, its rows add up to {counted}", escape(account))
+}
+
 fn bar(printer: &Printer, files: u64) -> ProgressBar {
     if !printer.shows_progress() {
         return ProgressBar::hidden();
@@ -86,7 +91,8 @@ fn bar(printer: &Printer, files: u64) -> ProgressBar {
 
 fn print(report: &Report, repaired: bool, printer: &Printer) -> Result<Exit, Failure> {
     let lost = report.missing.len() + report.damaged.len();
-    let sound = report.is_clean() || (repaired && lost == 0 && report.catalog_fault.is_none());
+    let sound = report.is_clean()
+        || (repaired && lost == 0 && report.books.is_empty() && report.catalog_fault.is_none());
     let exit = if sound { Exit::Ok } else { Exit::Refused };
     if printer.style() == Style::Json {
         printer.json(&json!({
@@ -95,6 +101,7 @@ fn print(report: &Report, repaired: bool, printer: &Printer) -> Result<Exit, Fai
             "whole_again": report.whole_again,
             "orphans": report.orphans.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "orphan_bytes": report.orphan_bytes, "catalog_fault": report.catalog_fault,
+            "books": report.books.iter().map(book_fault).collect::<Vec<_>>(),
             "repaired": repaired, "clean": report.is_clean(),
         }))?;
         return Ok(exit);
@@ -110,6 +117,9 @@ fn print(report: &Report, repaired: bool, printer: &Printer) -> Result<Exit, Fai
     }
     for key in &report.orphans {
         printer.result(&format!("orphan: no row knows blob {key}"))?;
+    }
+    for fault in &report.books {
+        printer.result(&format!("books: {}", book_fault(fault)))?;
     }
     if let Some(fault) = &report.catalog_fault {
         printer.result(&format!("catalog: {fault}; restore it from a backup"))?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use filegate_store::blobs::Summer;
 use filegate_store::{BlobSum, LocalBlobs, StoreError, TempBlob};
 use filegate_types::{ApiError, BlobKey, ErrorCode};
+use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
 use super::UploadGuard;
@@ -126,6 +127,15 @@ impl Spool {
             Disk::Settled(temp) => Ok(Source::File(temp.reader()?)),
             _ => Ok(Source::Memory(Cursor::new(&self.piece))),
         }
+    }
+
+    /// The SHA-256 of the whole file. Blocks. Only after [`settle`](Self::settle).
+    pub(super) fn digest(&mut self) -> Result<[u8; 32], StoreError> {
+        self.flush()?;
+        Ok(match &self.disk {
+            Disk::Settled(temp) => temp.sha256(),
+            _ => Sha256::digest(&self.piece).into(),
+        })
     }
 
     /// Makes the file durable under `key`. Blocks.

@@ -209,6 +209,11 @@ impl TempBlob {
         Ok(&mut self.file)
     }
 
+    /// The SHA-256 of what was written so far.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.summer.sha256()
+    }
+
     /// The sums so far, without landing.
     pub fn into_sum(mut self) -> BlobSum {
         std::mem::take(&mut self.summer).finish()

@@ -99,19 +99,40 @@ impl Catalog {
         self.engine
             .read("listing files", move |c| {
                 let before = after.map_or(i64::MAX, FileId::get);
-                let mut names = purposes.iter().map(PurposeName::as_str);
-                let (first, second) = (names.next(), names.next());
-                let sql = match first {
-                    None => select_files!(
-                        "WHERE account_id = ?1 AND file_id < ?2
-                           AND (expires_at IS NULL OR expires_at > ?3)
-                           AND ?5 IS NULL AND ?6 IS NULL
-                         ORDER BY file_id DESC LIMIT ?4"
+                let names: Vec<_> = purposes.iter().map(PurposeName::as_str).collect();
+                let first = names.first().map(|name| (*name).to_owned());
+                let (sql, first, second) = match *names {
+                    [] => (
+                        select_files!(
+                            "WHERE account_id = ?1 AND file_id < ?2
+                               AND (expires_at IS NULL OR expires_at > ?3)
+                               AND ?5 IS NULL AND ?6 IS NULL
+                             ORDER BY file_id DESC LIMIT ?4"
+                        ),
+                        None,
+                        None,
                     ),
-                    Some(_) => select_files!(
-                        "WHERE account_id = ?1 AND purpose IN (?5, ?6) AND file_id < ?2
-                           AND (expires_at IS NULL OR expires_at > ?3)
-                         ORDER BY file_id DESC LIMIT ?4"
+                    // A purpose and its twin: what clients ask for.
+                    [_] | [_, _] => (
+                        select_files!(
+                            "WHERE account_id = ?1 AND purpose IN (?5, ?6) AND file_id < ?2
+                               AND (expires_at IS NULL OR expires_at > ?3)
+                             ORDER BY file_id DESC LIMIT ?4"
+                        ),
+                        first,
+                        names.get(1).copied(),
+                    ),
+                    // All that a key may touch.
+                    _ => (
+                        select_files!(
+                            "WHERE account_id = ?1 AND file_id < ?2
+                               AND purpose IN (SELECT value FROM json_each(?5))
+                               AND (expires_at IS NULL OR expires_at > ?3)
+                               AND ?6 IS NULL
+                             ORDER BY file_id DESC LIMIT ?4"
+                        ),
+                        Some(serde_json::Value::from(names.clone()).to_string()),
+                        None,
                     ),
                 };
                 let mut statement = c.prepare_cached(sql)?;

@@ -29,6 +29,8 @@ pub struct NewUpload {
     pub purpose: Option<PurposeName>,
     /// The most bytes it can have.
     pub bytes_max: Bytes,
+    /// Whether nothing is to be held: it will not be committed.
+    pub free: bool,
 }
 
 /// A file whose blob has landed, to be committed.
@@ -105,7 +107,12 @@ impl Catalog {
         self.engine
             .write(relaxed("beginning an upload"), move |c| {
                 let purpose = upload.purpose.as_ref();
-                let hold = match books::hold(c, upload.account, purpose, upload.bytes_max)? {
+                let reserved = if upload.free {
+                    Ok(Money::ZERO)
+                } else {
+                    books::hold(c, upload.account, purpose, upload.bytes_max)?
+                };
+                let hold = match reserved {
                     Ok(hold) => hold,
                     Err(short) => return Ok(Err(short)),
                 };
