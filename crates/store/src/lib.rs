@@ -15,5 +15,6 @@ pub use catalog::{
     BookFault, Caller, Catalog, CommitOutcome, DeleteCause, DeleteOutcome, FirstAnswer, Job,
     JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, Quota, Short, Usage,
 };
+pub use catalog::admin;
 pub use datadir::{DataDir, Reserve};
 pub use error::StoreError;

@@ -3,6 +3,7 @@
 //! A value that exists is valid: [`FileId`], [`PurposeName`], [`PlainKey`] and the like can only be
 //! made by the functions that check them, so code below the HTTP layer never sees raw client text.
 
+pub mod admin;
 pub mod call;
 pub mod clock;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod tenant;
 pub mod units;
 pub mod wire;
 
+pub use admin::AdminScope;
 pub use call::{Call, PriceUnit};
 pub use clock::{Clock, SystemClock, UnixMillis};
 pub use error::{ApiError, ErrorCode};

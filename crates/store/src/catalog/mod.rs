@@ -6,6 +6,7 @@
 //! SQLite through `rusqlite` rather than an async wrapper: the engine's writer thread runs closures
 //! directly and commits them in groups, which no cancelled request can interrupt.
 
+pub mod admin;
 mod books;
 mod engine;
 mod files;

@@ -218,7 +218,7 @@ impl Catalog {
 }
 
 /// Removes the row of an upload and its hold; says whose it was and what it held.
-fn take(c: &Connection, blob_key: &str) -> rusqlite::Result<Option<(AccountId, Money)>> {
+pub(super) fn take(c: &Connection, blob_key: &str) -> rusqlite::Result<Option<(AccountId, Money)>> {
     let taken = c
         .prepare_cached("DELETE FROM uploads WHERE blob_key = ?1 RETURNING account_id, hold")?
         .query_row([blob_key], |row| Ok((AccountId(row.get(0)?), Money(row.get(1)?))))
