@@ -73,6 +73,11 @@ impl Printer {
         }
     }
 
+    /// Whether `-v` was given.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
     /// What `-v` shows.
     pub(crate) fn detail(&self, text: &str) {
         if self.verbose {

@@ -11,10 +11,10 @@ pub mod error;
 pub mod fsck;
 
 pub use blobs::{BLOB_BLOCK_BYTES, BlobReader, BlobSum, LocalBlobs, TempBlob};
+pub use catalog::admin;
 pub use catalog::{
     BookFault, Caller, Catalog, CommitOutcome, DeleteCause, DeleteOutcome, FirstAnswer, Job,
     JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, Quota, Short, Usage,
 };
-pub use catalog::admin;
 pub use datadir::{DataDir, Reserve};
 pub use error::StoreError;

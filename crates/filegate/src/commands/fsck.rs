@@ -52,11 +52,7 @@ async fn check(args: &FsckArgs, printer: &Printer) -> Result<Exit, Failure> {
     check_at(&args.config.load()?.data_dir, options, printer).await
 }
 
-async fn check_at(
-    directory: &Path,
-    options: Options,
-    printer: &Printer,
-) -> Result<Exit, Failure> {
+async fn check_at(directory: &Path, options: Options, printer: &Printer) -> Result<Exit, Failure> {
     let usage = |error: StoreError| Failure::Usage(format!("{:#}", anyhow::Error::from(error)));
     let dir = DataDir::open_existing(directory).map_err(usage)?;
     let _lock = if options.repair { Some(dir.lock().map_err(usage)?) } else { None };

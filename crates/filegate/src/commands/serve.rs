@@ -119,13 +119,18 @@ async fn serve(config: Config, printer: &Printer) -> Result<Exit, Failure> {
 
 /// Starts a server; what only the operator can mend is a matter of usage.
 pub(crate) async fn start(config: Config) -> Result<Server, Failure> {
-    Server::start(config).await.map_err(|error| match error {
+    Server::start(config).await.map_err(unstarted)
+}
+
+/// Why a data directory could not be opened or served.
+pub(crate) fn unstarted(error: StartError) -> Failure {
+    match error {
         StartError::Listen { .. } => Failure::Usage(format!("{:#}", anyhow::Error::from(error))),
         StartError::Store(
             filegate_store::StoreError::InUse(_) | filegate_store::StoreError::Unusable(_),
         ) => Failure::Usage(error.to_string()),
         other => Failure::Fault(other.into()),
-    })
+    }
 }
 
 fn log_to_stderr(config: &Config) -> Result<(), Failure> {

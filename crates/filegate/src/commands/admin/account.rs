@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand};
 use filegate_types::Money;
 
-use super::limits::{AccountLimitArgs, RowsArg};
-use super::request::{Call, Show, Table, encode};
+use super::limits::{AccountLimitArgs, RowsArg, merged};
+use super::request::{Call, Table, encode};
 use super::{AdminArgs, run as run_calls};
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
@@ -95,8 +95,8 @@ pub(crate) fn run(args: AccountArgs, printer: &Printer) -> Result<Exit, Failure>
         AccountCommand::Create { name, balance, limits } => Call::post("accounts")
             .set("name", Some(name))
             .set("balance", balance)
-            .set("limits", limits.limits())
-            .set("settings", limits.settings())
+            .set("limits", limits.limits().map(|given| merged(None, &given)))
+            .set("settings", limits.settings().map(|given| merged(None, &given)))
             .making(),
         AccountCommand::Show { name } => Call::get(path(&name)),
         AccountCommand::Ls { name, rows } => {

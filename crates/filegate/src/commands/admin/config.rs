@@ -11,8 +11,6 @@ const SETTINGS: Table = Table {
     what: "settings",
     columns: &[("SETTING", "id"), ("ORIGIN", "origin"), ("VALUE", "value")],
 };
-/// More than there are settings.
-const ROWS_MAX: u32 = 100_000;
 
 /// Look at the settings in force
 #[derive(Debug, Args)]
@@ -33,7 +31,10 @@ enum SettingsCommand {
     Show,
 }
 
-pub(crate) fn run(args: SettingsArgs, printer: &Printer) -> Result<Exit, Failure> {
-    let SettingsCommand::Show = args.command;
-    run_calls(&args.admin, vec![Call::list("config", &SETTINGS, ROWS_MAX)], printer)
+pub(crate) fn run(args: &SettingsArgs, printer: &Printer) -> Result<Exit, Failure> {
+    match args.command {
+        SettingsCommand::Show => {
+            run_calls(&args.admin, vec![Call::whole("config", &SETTINGS)], printer)
+        }
+    }
 }

@@ -111,9 +111,8 @@ struct WhyArgs {
 
 pub(crate) fn run(args: FileArgs, printer: &Printer) -> Result<Exit, Failure> {
     let each = |ids: Vec<FileId>, verb: &str, reason: Option<&str>| -> Vec<Call> {
-        let call = |id: FileId| {
-            Call::post(format!("files/{id}/{verb}")).set("reason", reason).about(&id)
-        };
+        let call =
+            |id: FileId| Call::post(format!("files/{id}/{verb}")).set("reason", reason).about(&id);
         ids.into_iter().map(call).collect()
     };
     let calls = match args.command {

@@ -8,7 +8,7 @@ use filegate_store::{Caller, Catalog, Reserve};
 use filegate_types::units::Span;
 use filegate_types::{Call as Priced, Clock as _, KeyHash, Scopes, SystemClock};
 
-use super::limits::{LimitArgs, NamesOrAny, OrNone, RowsArg};
+use super::limits::{LimitArgs, NamesOrAny, OrNone, RowsArg, merged};
 use super::request::{Call, Show, Table};
 use super::{AdminArgs, run as run_calls};
 use crate::exit::{Exit, Failure};
@@ -159,7 +159,7 @@ impl RightsArgs {
 pub(crate) fn run(args: KeyArgs, printer: &Printer) -> Result<Exit, Failure> {
     let call = match args.command {
         KeyCommand::Create(args) => {
-            let limits = args.rights.limits.of_key();
+            let limits = args.rights.limits.of_key().map(|given| merged(None, &given));
             let call = Call::post("keys")
                 .set("name", Some(args.name))
                 .set("account", args.account)

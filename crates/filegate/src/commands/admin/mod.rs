@@ -102,22 +102,33 @@ impl AdminArgs {
 fn run(args: &AdminArgs, calls: Vec<Call>, printer: &Printer) -> Result<Exit, Failure> {
     super::block_on(Builder::new_multi_thread(), async {
         let makes = calls.iter().any(|call| call.makes_directory);
-        let transport = Transport::open(args, makes).await?;
-        let mut worst = Exit::Ok;
-        let several = calls.len() > 1;
-        for (nth, mut call) in calls.into_iter().enumerate() {
-            let attempt = Attempt::new(args, several.then_some(nth))?;
-            match one(&transport, &mut call, &attempt, nth, printer).await {
-                Ok(()) => {}
-                Err(failure @ Failure::Problem { .. }) => {
-                    let failure = failure.of(several.then_some(call.about.as_str()));
-                    worst = worst.max(printer.report(&failure));
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(worst)
+        let transport = Transport::open(args, makes, printer).await?;
+        let worst = each(&transport, args, calls, printer).await;
+        transport.close().await;
+        worst
     })
+}
+
+async fn each(
+    transport: &Transport,
+    args: &AdminArgs,
+    calls: Vec<Call>,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let mut worst = Exit::Ok;
+    let several = calls.len() > 1;
+    for (nth, mut call) in calls.into_iter().enumerate() {
+        let attempt = Attempt::new(args, several.then_some(nth))?;
+        match one(transport, &mut call, &attempt, nth, printer).await {
+            Ok(()) => {}
+            Err(failure @ Failure::Problem { .. }) => {
+                let failure = failure.of(several.then_some(call.about.as_str()));
+                worst = worst.max(printer.report(&failure));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(worst)
 }
 
 async fn one(
@@ -137,7 +148,7 @@ async fn one(
     let call = &*call;
     match &call.show {
         Show::List { table, limit } => {
-            pages::list(transport, call, attempt, table, *limit, printer).await
+            pages::list(transport, call, attempt, (table, *limit), printer).await
         }
         Show::Raw => {
             let answer = transport.answer(call, attempt, &[], printer).await?;

@@ -11,7 +11,7 @@ use crate::printer::{Printer, Style};
 /// Rows of a page, at most: the API's own maximum.
 const PAGE_ROWS: u32 = 1000;
 
-/// Fetches and prints at most `limit` rows.
+/// Fetches and prints at most `limit` rows; all, if there is none, of a list without pages.
 ///
 /// JSON and ids go out page by page. A table is printed when all rows are there, since its columns are
 /// as wide as their widest cell.
@@ -19,16 +19,16 @@ pub(super) async fn list(
     transport: &Transport,
     call: &Call,
     attempt: &Attempt,
-    table: &'static Table,
-    limit: u32,
+    (table, limit): (&'static Table, Option<u32>),
     printer: &Printer,
 ) -> Result<(), Failure> {
     let mut rows: Vec<Value> = Vec::new();
-    let mut left = limit;
+    let mut left = limit.unwrap_or(u32::MAX);
     let mut seen = 0;
     let mut after: Option<String> = None;
     loop {
-        let mut more = vec![("limit", left.min(PAGE_ROWS).to_string())];
+        let mut more = Vec::new();
+        more.extend(limit.map(|_| ("limit", left.min(PAGE_ROWS).to_string())));
         more.extend(after.take().map(|after| ("after", after)));
         let mut page = transport.json(call, attempt, &more, printer).await?;
         let has_more = page.get("has_more").and_then(Value::as_bool).unwrap_or(false);

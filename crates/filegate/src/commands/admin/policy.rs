@@ -2,7 +2,6 @@
 
 use clap::{Args, Subcommand};
 
-use super::limits::RowsArg;
 use super::request::{Call, Table};
 use super::{AdminArgs, run as run_calls};
 use crate::exit::{Exit, Failure};
@@ -33,13 +32,13 @@ pub(crate) struct PolicyArgs {
 enum PolicyCommand {
     /// List purposes
     #[command(visible_alias = "list")]
-    Ls {
-        #[command(flatten)]
-        rows: RowsArg,
-    },
+    Ls,
 }
 
-pub(crate) fn run(args: PolicyArgs, printer: &Printer) -> Result<Exit, Failure> {
-    let PolicyCommand::Ls { rows } = args.command;
-    run_calls(&args.admin, vec![Call::list("policies", &POLICIES, rows.limit)], printer)
+pub(crate) fn run(args: &PolicyArgs, printer: &Printer) -> Result<Exit, Failure> {
+    match args.command {
+        PolicyCommand::Ls => {
+            run_calls(&args.admin, vec![Call::whole("policies", &POLICIES)], printer)
+        }
+    }
 }

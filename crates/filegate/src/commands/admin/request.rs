@@ -36,8 +36,8 @@ pub(super) struct Call {
 /// How an answer is shown.
 #[derive(Debug)]
 pub(super) enum Show {
-    /// A list, page by page, at most so many rows.
-    List { table: &'static Table, limit: u32 },
+    /// A list, page by page, at most so many rows; without a limit it has no pages.
+    List { table: &'static Table, limit: Option<u32> },
     /// One object.
     Record,
     /// One object with a secret, which alone goes to stdout.
@@ -63,7 +63,12 @@ pub(super) struct Table {
 impl Call {
     /// Asks for a list.
     pub(super) fn list(path: &str, table: &'static Table, limit: u32) -> Self {
-        Self::new(Method::GET, path.to_owned(), Show::List { table, limit })
+        Self::new(Method::GET, path.to_owned(), Show::List { table, limit: Some(limit) })
+    }
+
+    /// Asks for a list that has no pages.
+    pub(super) fn whole(path: &str, table: &'static Table) -> Self {
+        Self::new(Method::GET, path.to_owned(), Show::List { table, limit: None })
     }
 
     /// Asks for one object.
@@ -174,7 +179,7 @@ mod tests {
 
     #[test]
     fn names_cannot_change_the_path_or_the_query() {
-        let call = Call::list(&format!("accounts/{}", encode("a/../b?c")), &ROWS, 7)
+        let call = Call::whole(&format!("accounts/{}", encode("a/../b?c")), &ROWS)
             .ask("name", Some("x&y=z +#"))
             .ask("state", None::<String>);
         assert_eq!(

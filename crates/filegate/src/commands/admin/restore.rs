@@ -53,7 +53,8 @@ pub(super) fn restore(
 /// opened, with the blobs as they are.
 pub(super) fn verify(snapshot: &Path, printer: &Printer) -> Result<Exit, Failure> {
     is_snapshot(snapshot)?;
-    let beside = tempfile::tempdir().map_err(failed("make a directory in", &std::env::temp_dir()))?;
+    let beside =
+        tempfile::tempdir().map_err(failed("make a directory in", &std::env::temp_dir()))?;
     let prepared = || {
         for name in [CATALOG, LOG] {
             if snapshot.join(name).try_exists()? {

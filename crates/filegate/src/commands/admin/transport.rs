@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use filegate_server::LocalAdmin;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 use serde_json::Value;
 
 use super::request::Call;
 use super::{AdminArgs, DEFAULT_URL};
+use crate::commands::serve;
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 use crate::text::escape;
@@ -58,12 +60,16 @@ pub(super) struct Answer {
 }
 
 /// A way to a gateway.
+#[derive(Debug)]
 pub(super) enum Transport {
     /// The running one.
     Http(Remote),
+    /// Its data directory.
+    Local(Box<LocalAdmin>),
 }
 
 /// A running gateway.
+#[derive(Debug)]
 pub(super) struct Remote {
     client: Client,
     base: String,
@@ -73,14 +79,29 @@ pub(super) struct Remote {
 impl Transport {
     /// Opens the way that the command line names; `makes` says whether a data directory that is not
     /// there may be made.
-    pub(super) async fn open(args: &AdminArgs, makes: bool) -> Result<Self, Failure> {
+    pub(super) async fn open(
+        args: &AdminArgs,
+        makes: bool,
+        printer: &Printer,
+    ) -> Result<Self, Failure> {
         if args.is_remote()? {
             return Remote::new(args).map(Self::Http);
         }
         if !makes {
             args.existing_directory()?;
         }
-        Err(Failure::Usage("no local".to_owned()))
+        // There is no other log for the causes of failures.
+        let level = if printer.is_verbose() { "info" } else { "error" };
+        log_to_stderr(level);
+        let admin = LocalAdmin::open(args.directory.load()?).await.map_err(serve::unstarted)?;
+        Ok(Self::Local(Box::new(admin)))
+    }
+
+    /// Ends what calls have left running.
+    pub(super) async fn close(self) {
+        if let Self::Local(admin) = self {
+            admin.close().await;
+        }
     }
 
     /// The answer as JSON.
@@ -150,8 +171,24 @@ impl Transport {
     ) -> Result<Answer, SendError> {
         match self {
             Self::Http(remote) => remote.send(call, target, headers, body).await,
+            Self::Local(admin) => {
+                let method = call.method.clone();
+                let reply = admin.call(method, target, headers.clone(), body.clone()).await;
+                let (parts, body) = reply.into_parts();
+                Ok(Answer { status: parts.status, headers: parts.headers, body })
+            }
         }
     }
+}
+
+fn log_to_stderr(level: &str) {
+    // Fails only when one is set already.
+    let _set = tracing_subscriber::fmt()
+        .with_env_filter(format!("filegate_server={level},filegate_store={level}"))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .try_init();
 }
 
 /// A call that had no answer.

@@ -32,7 +32,7 @@ pub(crate) struct UsageArgs {
     #[command(flatten)]
     admin: AdminArgs,
 
-    /// The columns to sum by, with commas between them [default: day,account,key,purpose,call]
+    /// The columns to sum by, with commas between them [default: day,account]
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     by: Vec<By>,
 
@@ -56,7 +56,7 @@ pub(crate) struct UsageArgs {
     #[arg(long, value_name = "YYYY-MM-DD")]
     to: Option<String>,
 
-    /// As CSV, for spreadsheets; all rows
+    /// As CSV, for spreadsheets; at most 36,600 rows
     #[arg(long, conflicts_with_all = ["json", "quiet", "limit"])]
     csv: bool,
 
@@ -87,7 +87,6 @@ pub(crate) fn run(args: UsageArgs, printer: &Printer) -> Result<Exit, Failure> {
         .ask("from", args.from)
         .ask("to", args.to)
         .ask("by", (!by.is_empty()).then(|| by.join(",")));
-    let call =
-        if args.csv { call.ask("format", Some("csv")).shown(Show::Raw) } else { call };
+    let call = if args.csv { call.ask("format", Some("csv")).shown(Show::Raw) } else { call };
     run_calls(&args.admin, vec![call], printer)
 }

@@ -101,8 +101,10 @@ pub(super) fn look(c: &Connection, id: i64) -> Result<Value, Stop> {
 }
 
 pub(super) fn create(c: &Connection, new: &NewKey, now: UnixMillis) -> Result<Applied, Stop> {
-    c.prepare_cached("INSERT INTO accounts (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-        .execute((&new.account, now.0))?;
+    c.prepare_cached(
+        "INSERT INTO accounts (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+    )?
+    .execute((&new.account, now.0))?;
     let account = accounts::id(c, &new.account)?;
     let rights = &new.rights;
     c.prepare_cached(
@@ -160,7 +162,11 @@ pub(super) fn revoke(c: &Connection, id: i64, now: UnixMillis) -> Result<Applied
     Ok(Applied::of(target(id), Some(before), look(c, id)?))
 }
 
-pub(super) fn rotate(c: &Connection, rotated: &RotatedKey, now: UnixMillis) -> Result<Applied, Stop> {
+pub(super) fn rotate(
+    c: &Connection,
+    rotated: &RotatedKey,
+    now: UnixMillis,
+) -> Result<Applied, Stop> {
     let old = rotated.key_id;
     let before = look(c, old)?;
     refuse_revoked(&before, old)?;

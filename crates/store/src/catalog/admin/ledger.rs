@@ -48,9 +48,9 @@ pub(super) fn list(
     kind: Option<&str>,
     page: &Page,
 ) -> Result<Listed, Stop> {
-    let account = account.map(|name| accounts::id(c, name)).transpose()?.map(|id| Sql::Integer(id.0));
-    let filters =
-        [("l.account_id = ?", account), ("l.kind = ?", text(kind))];
+    let account =
+        account.map(|name| accounts::id(c, name)).transpose()?.map(|id| Sql::Integer(id.0));
+    let filters = [("l.account_id = ?", account), ("l.kind = ?", text(kind))];
     VIEW.page(c, &filters, page)
 }
 

@@ -246,9 +246,7 @@ impl AdminChange {
             Self::RunJob(id) => jobs::run(c, *id, now),
             Self::CreateToken(new) => tokens::create(c, new, now),
             Self::RevokeToken(revocation) => tokens::revoke(c, revocation, now),
-            Self::Note { target, result } => {
-                Ok(Applied::of(target.clone(), None, result.clone()))
-            }
+            Self::Note { target, result } => Ok(Applied::of(target.clone(), None, result.clone())),
         }
     }
 }
@@ -262,7 +260,8 @@ impl Catalog {
         change: AdminChange,
     ) -> Result<AdminOutcome, StoreError> {
         let frees_space = change.frees_space();
-        let operation = Change { operation: call.action, durability: Durability::Synced, frees_space };
+        let operation =
+            Change { operation: call.action, durability: Durability::Synced, frees_space };
         self.engine.write(operation, move |c| administer(c, &call, &change)).await
     }
 
@@ -283,9 +282,7 @@ impl Catalog {
         subject: AdminSubject,
         now: UnixMillis,
     ) -> Result<Result<Value, Refusal>, StoreError> {
-        self.engine
-            .read("looking for an operator", move |c| unstop(look(c, &subject, now)))
-            .await
+        self.engine.read("looking for an operator", move |c| unstop(look(c, &subject, now))).await
     }
 }
 

@@ -147,9 +147,9 @@ impl Catalog {
                 )?
                 .query_row((hash.as_bytes(), now.0), |row| {
                     let scope: String = row.get(2)?;
-                    let scope = scope.parse().map_err(|why: String| {
-                        corrupt_column(2, std::io::Error::other(why))
-                    })?;
+                    let scope = scope
+                        .parse()
+                        .map_err(|why: String| corrupt_column(2, std::io::Error::other(why)))?;
                     Ok(TokenRow { token_id: row.get(0)?, hash: row.get(1)?, scope })
                 })
                 .optional()

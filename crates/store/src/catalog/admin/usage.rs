@@ -115,8 +115,7 @@ pub(super) fn list(c: &Connection, filter: &UsageFilter, page: &Page) -> Result<
         conditions.join(" AND ")
     );
     let sums = [("calls", Kind::Plain), ("bytes", Kind::Plain), ("charged", Kind::Money)];
-    let columns: Vec<_> =
-        filter.by.iter().map(|by| (by.name(), Kind::Plain)).chain(sums).collect();
+    let columns: Vec<_> = filter.by.iter().map(|by| (by.name(), Kind::Plain)).chain(sums).collect();
     let mut statement = c.prepare_cached(&sql)?;
     let rows = statement
         .query_map(params_from_iter(values), |row| object(row, columns.iter().copied()))?;

@@ -134,7 +134,8 @@ impl View {
     }
 
     fn after(&self, c: &Connection, text: &str) -> Result<Sql, Stop> {
-        let wrong = || Refusal::Invalid(format!("after: {text:?} is not the id of one of the list"));
+        let wrong =
+            || Refusal::Invalid(format!("after: {text:?} is not the id of one of the list"));
         match self.cursor {
             Cursor::Text(_) | Cursor::Ascending(_) => Ok(Sql::Text(text.to_owned())),
             Cursor::Number(_) => {
