@@ -8,6 +8,7 @@ use filegate_types::Clock;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Notify;
 
+use crate::admin::InFlight;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::intake::InFlightKeys;
@@ -25,9 +26,10 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
-    pub(crate) admin_token_hash: Vec<u8>,
     /// Limits, places and turns of tenants.
     pub(crate) gate: Arc<Gate>,
+    /// Idempotency-Keys of operators' requests that are being worked on.
+    pub(crate) admin_in_flight: InFlight,
     /// Calls that are not written down yet.
     pub(crate) counts: Counts,
     /// Idempotency-Keys of uploads that are in progress.

@@ -16,6 +16,8 @@ use filegate_types::units::{Bytes, Span};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::origins::Origins;
+
 /// Environment variables with our prefix that are not settings of the server.
 const NOT_SETTINGS: [&str; 4] = ["config", "url", "key", "samples_dir"];
 
@@ -48,6 +50,9 @@ pub struct Config {
     pub log: Log,
     /// What each purpose takes.
     pub purposes: BTreeMap<PurposeName, PurposePolicy>,
+    /// Where each value comes from; no setting itself.
+    #[serde(skip)]
+    pub origins: Origins,
 }
 
 /// How errors of the API are answered.
@@ -189,6 +194,7 @@ impl Default for Config {
             },
             log: Log { filter: "info".to_owned(), format: LogFormat::Text },
             purposes: purpose::defaults(),
+            origins: Origins::default(),
         }
     }
 }
@@ -236,12 +242,11 @@ impl Config {
             figment = figment.merge(Toml::file_exact(file));
         }
         let environment = Env::prefixed("FILEGATE_").ignore(&NOT_SETTINGS).split("__");
-        let config: Self = figment
-            .merge(environment)
-            .merge(Serialized::defaults(overrides))
-            .extract()
-            .map_err(|error| ConfigError::Invalid(Box::new(error)))?;
+        let figment = figment.merge(environment).merge(Serialized::defaults(overrides));
+        let mut config: Self =
+            figment.extract().map_err(|error| ConfigError::Invalid(Box::new(error)))?;
         config.check()?;
+        config.origins = Origins::of(&figment, &config);
         Ok(config)
     }
 

@@ -3,16 +3,19 @@
 //! | module | what is there |
 //! |---|---|
 //! | [`config`] | settings and where they come from |
+//! | `admin` | what operators see and change |
 //! | `accept`, `socket` | the accept loop, and what bounds every connection |
 //! | `http` | one route, one file; replies; authentication |
 //! | `gate` | networks, limits, places and turns of tenants |
 //! | `intake` | an upload from its first byte to its row |
 //! | `jobs` | purge, reaper, expirer, scrub |
 //! | `links` | signed downloads |
+//! | `origins` | which setting was set where |
 //! | `pay` | what reads cost, and counts of calls |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
 
 mod accept;
+mod admin;
 mod app;
 pub mod config;
 mod gate;
@@ -21,6 +24,7 @@ mod intake;
 mod jobs;
 mod lifecycle;
 mod links;
+mod origins;
 mod pay;
 mod socket;
 
@@ -31,7 +35,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use filegate_store::{Catalog, DataDir, LocalBlobs, Reserve, StoreError};
-use filegate_types::{Clock, KeyHash, PlainKey, SystemClock, UnixMillis};
+use filegate_types::{AdminScope, Clock, PlainKey, SystemClock, UnixMillis};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -42,6 +46,7 @@ use gate::Gate;
 use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
 
+pub use admin::{LocalAdmin, admin_routes};
 pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
@@ -113,35 +118,16 @@ impl Server {
         config.admin_listen = admin_address;
 
         let reserve = Arc::new(Reserve::of(&dir));
-        let catalog = Catalog::open(&dir, Arc::clone(&reserve))?;
-        let blobs = LocalBlobs::of(&dir);
-        let (secret, _) =
-            catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
-        let links = Links::new(&secret).ok_or(StartError::Secret)?;
-        let token = admin_token();
-        let hash = KeyHash::of(&token).as_bytes().to_vec();
-        let (admin_token_hash, fresh) = catalog.meta_init("admin_token_hash", hash).await?;
+        let app = assemble(config, &dir, reserve, clock).await?;
+        let now = app.clock.now();
+        let token = admin::new_token();
+        let draft = admin::drafted(&token, "first".to_owned(), AdminScope::Full);
+        let fresh = app.catalog.first_token(draft, now).await?;
         // Not earlier: on a first start the rows above need room more.
-        reserve.restore();
-        let swept = sweep(&catalog, &blobs, clock.now()).await?;
+        app.reserve.restore();
+        let swept = sweep(&app.catalog, &app.blobs, now).await?;
 
-        let tasks = Tasks::default();
-        let app = Arc::new(App {
-            gate: Arc::new(Gate::new(&config)),
-            catalog,
-            blobs,
-            reserve,
-            clock,
-            tasks: tasks.clone(),
-            links,
-            admin_token_hash,
-            jobs_due: Notify::new(),
-            counts: pay::Counts::default(),
-            in_flight: Arc::default(),
-            metrics: recorder(),
-            started: AtomicBool::new(false),
-            config,
-        });
+        let tasks = app.tasks.clone();
         let limits = app.config.limits.clone();
         tasks.spawn(accept::serve(public, http::public(&app), limits.clone(), tasks.clone()));
         tasks.spawn(accept::serve(operators, http::operators(&app), limits, tasks.clone()));
@@ -163,6 +149,34 @@ impl Server {
     pub async fn stop(self) -> bool {
         self.app.tasks.stop(self.app.config.limits.shutdown.0).await
     }
+}
+
+/// Opens the store of `dir` and puts everything together that handlers share. Nothing runs yet.
+async fn assemble(
+    config: Config,
+    dir: &DataDir,
+    reserve: Arc<Reserve>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<App>, StartError> {
+    let catalog = Catalog::open(dir, Arc::clone(&reserve))?;
+    let (secret, _) = catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
+    let links = Links::new(&secret).ok_or(StartError::Secret)?;
+    Ok(Arc::new(App {
+        gate: Arc::new(Gate::new(&config)),
+        catalog,
+        blobs: LocalBlobs::of(dir),
+        reserve,
+        clock,
+        tasks: Tasks::default(),
+        links,
+        admin_in_flight: admin::InFlight::default(),
+        jobs_due: Notify::new(),
+        counts: pay::Counts::default(),
+        in_flight: Arc::default(),
+        metrics: recorder(),
+        started: AtomicBool::new(false),
+        config,
+    }))
 }
 
 /// Removes what a crash left. The lock says that nobody else is at work here.
@@ -204,10 +218,6 @@ pub fn log_panics() {
 /// A fresh API key.
 pub fn new_key() -> PlainKey {
     PlainKey::from_random(random())
-}
-
-fn admin_token() -> String {
-    format!("fg-admin-{}", new_key().expose().trim_start_matches("fg-"))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -4,6 +4,7 @@
 //! are used is the upload pipeline's (`filegate-server`, `intake`), and what a crash between them
 //! leaves is found again by [`fsck`] and the janitor.
 
+pub mod backup;
 pub mod blobs;
 pub mod catalog;
 pub mod datadir;

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 pub enum AdminScope {
     /// Look at everything.
     ReadOnly,
-    /// Help clients: hold files back or delete them, revoke and rotate keys, end uploads.
+    /// Help clients: hold files back or delete them, block content, revoke and rotate keys, end uploads.
     Support,
-    /// Everything: accounts, keys, money, moderation, tokens, backups.
+    /// Everything: accounts, keys, money, tokens, backups.
     Full,
 }
 

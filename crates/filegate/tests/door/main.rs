@@ -1,7 +1,10 @@
-//! The front door, from outside: who may come in, what it costs, what is remembered.
+//! The front door, from outside: who may come in, what it costs, what is remembered, and what operators
+//! do.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
+mod admin;
+mod backup;
 mod books;
 mod idempotency;
 mod kit;

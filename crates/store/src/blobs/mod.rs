@@ -57,6 +57,17 @@ pub struct BlobReader {
     block_sums: Vec<u8>,
 }
 
+/// How a blob came to a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transfer {
+    /// It shares the bytes of the original.
+    Linked,
+    /// It has bytes of its own.
+    Copied,
+    /// There is no such blob.
+    Absent,
+}
+
 impl LocalBlobs {
     /// The blobs of `dir`.
     pub fn of(dir: &DataDir) -> Self {
@@ -173,6 +184,39 @@ impl LocalBlobs {
             }
         }
         Ok(())
+    }
+
+    /// Has the blob in `other` as well, as a link where that can be and as a copy elsewhere. Whether it is
+    /// durable there is for [`sync_shards`](Self::sync_shards).
+    pub(crate) fn transfer(&self, key: &BlobKey, other: &Self) -> Result<Transfer, StoreError> {
+        let operation = "copying a blob";
+        let (from, to) = (self.path_of(key), other.path_of(key));
+        match fs::hard_link(&from, &to) {
+            Ok(()) => return Ok(Transfer::Linked),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transfer::Absent),
+            // Another file system, or one without links.
+            Err(_) => {}
+        }
+        let mut source = match File::open(&from) {
+            Ok(source) => source,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transfer::Absent),
+            Err(error) => return Err(StoreError::io(operation, error)),
+        };
+        let copied = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+        let copied = copied.and_then(|mut copy| {
+            io::copy(&mut source, &mut copy)?;
+            copy.sync_all()
+        });
+        copied.map(|()| Transfer::Copied).map_err(|e| StoreError::io(operation, e))
+    }
+
+    /// Makes the names of all blobs durable.
+    pub(crate) fn sync_shards(&self) -> Result<(), StoreError> {
+        let syncing = |e| StoreError::io("syncing a blob directory", e);
+        for shard in 0..=255u8 {
+            sync_dir(&self.blobs.join(format!("{shard:02x}"))).map_err(syncing)?;
+        }
+        sync_dir(&self.blobs).map_err(syncing)
     }
 
     fn shard(&self, key: &BlobKey) -> PathBuf {

@@ -252,6 +252,24 @@ impl Catalog {
     }
 }
 
+/// Removes the row of a file that `live` says is deleted, with the receipt it has there: for a snapshot
+/// that was taken just before.
+pub(crate) fn drop_lost(
+    snapshot: &Connection,
+    live: &Connection,
+    file_id: i64,
+) -> rusqlite::Result<()> {
+    let (cause, deleted_at): (String, i64) = live.query_row(
+        "SELECT cause, deleted_at FROM receipts WHERE file_id = ?1",
+        [file_id],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let causes = [DeleteCause::Client, DeleteCause::Expired, DeleteCause::Operator];
+    let cause = causes.into_iter().find(|known| known.name() == cause);
+    let cause = cause.unwrap_or(DeleteCause::Client);
+    remove(snapshot, file_id, cause, UnixMillis(deleted_at)).map(drop)
+}
+
 /// Removes the row of a file, counts it off, leaves a receipt and has its bytes purged. False if
 /// there is none.
 pub(super) fn remove(

@@ -25,6 +25,7 @@ use rusqlite::OptionalExtension;
 use serde::de::DeserializeOwned;
 
 pub use books::{BookFault, CallPrices, Short};
+pub(crate) use files::drop_lost;
 pub use files::{DeleteCause, DeleteOutcome};
 pub use idempotency::{FirstAnswer, KeptAnswer};
 pub use jobs::{Job, JobKind};

@@ -78,7 +78,11 @@ const VIEW: View = View {
         ("a.name", "account", Kind::Plain),
         ("k.name", "name", Kind::Plain),
         ("k.hint", "hint", Kind::Plain),
-        ("k.scopes", "scopes", Kind::Plain),
+        (
+            "iif(k.scopes = '', '[]', '[\"' || replace(k.scopes, ' ', '\",\"') || '\"]')",
+            "scopes",
+            Kind::Json,
+        ),
         ("k.purposes", "purposes", Kind::Json),
         ("k.networks", "networks", Kind::Json),
         ("k.limits", "limits", Kind::Json),
