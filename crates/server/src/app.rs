@@ -14,6 +14,7 @@ use crate::gate::Gate;
 use crate::intake::InFlightKeys;
 use crate::lifecycle::Tasks;
 use crate::links::Links;
+use crate::moderation::Moderation;
 use crate::pay::Counts;
 
 /// The gateway, as handlers and jobs see it.
@@ -26,6 +27,7 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
+    pub(crate) moderation: Moderation,
     /// Limits, places and turns of tenants.
     pub(crate) gate: Arc<Gate>,
     /// Idempotency-Keys of operators' requests that are being worked on.

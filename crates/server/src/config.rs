@@ -16,10 +16,11 @@ use filegate_types::units::{Bytes, Span};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use crate::moderation::config::{Clamd, Moderation, OnFailure, Secret, Webhook};
 use crate::origins::Origins;
 
 /// Environment variables with our prefix that are not settings of the server.
-const NOT_SETTINGS: [&str; 4] = ["config", "url", "key", "samples_dir"];
+const NOT_SETTINGS: [&str; 6] = ["config", "url", "key", "admin_url", "admin_token", "samples_dir"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,8 @@ pub struct Config {
     pub probe: Probe,
     /// Signed download links.
     pub downloads: Downloads,
+    /// What is asked about each upload beside the blocked lists.
+    pub moderation: Moderation,
     /// Work in the background.
     pub jobs: Jobs,
     /// How logs are written.
@@ -185,6 +188,7 @@ impl Default for Config {
             },
             probe: Probe { decode: DecodeScope::Window, parallel: 0 },
             downloads: Downloads { link_life: Span::seconds(3600) },
+            moderation: Moderation::default(),
             jobs: Jobs {
                 interval: Span::seconds(5),
                 upload_lease: Span::seconds(120),
@@ -282,6 +286,9 @@ impl Config {
         if key.stored_bytes.is_some() || !key.files_per_purpose.is_empty() {
             let why = "what is stored is counted for accounts: set it in limits.account";
             return impossible("limits.key", why.to_owned());
+        }
+        if let Err((setting, why)) = self.moderation.check(self.jobs.upload_lease) {
+            return impossible(setting, why);
         }
         let url = &self.public_url;
         if !(url.is_empty() || url.starts_with("https://") || url.starts_with("http://")) {
@@ -382,6 +389,16 @@ mod tests {
             ("[limits]\nuploads_max = 0", "limits.uploads_max"),
             ("[limits]\nbody_idle = 60", "span of time"),
             ("[jobs]\nupload_lease = '10s'", "longer than limits.body_idle"),
+            ("[moderation.clamd]\naddress = 'localhost'", "neither unix:/path nor host:port"),
+            ("[moderation.clamd]\naddress = 'unix:x'", "unix: and an absolute path"),
+            ("[moderation.clamd]\naddress = 'a:1'\ntimeout = '60s'", "half of jobs.upload_lease"),
+            ("[moderation.webhook]\nurl = 'https://m.example'", "moderation.webhook.secret"),
+            ("[moderation.webhook]\nurl = 'http://m.example'", "http:// needs allow_private"),
+            ("[moderation.webhook]\nurl = 'https://10.0.0.1/x'", "not a public address"),
+            ("[moderation.webhook]\nurl = 'https://[::1]/x'", "not a public address"),
+            ("[moderation.webhook]\nurl = 'https://2130706433/'", "not a public address"),
+            ("[moderation.webhook]\nurl = 'https://a:b@m.example'", "carries credentials"),
+            ("[moderation]\nimage_distance = 32", "not from 0 to 31"),
             ("public_url = 'files.example.com'", "does not start with https://"),
             (
                 "[purposes.x.accept.y]\nextensions=['exe']\nbytes_max='1MiB'",

@@ -10,6 +10,7 @@
 //! | `intake` | an upload from its first byte to its row |
 //! | `jobs` | purge, reaper, expirer, scrub |
 //! | `links` | signed downloads |
+//! | `moderation` | what an upload is asked before it lands |
 //! | `origins` | which setting was set where |
 //! | `pay` | what reads cost, and counts of calls |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
@@ -24,6 +25,7 @@ mod intake;
 mod jobs;
 mod lifecycle;
 mod links;
+mod moderation;
 mod origins;
 mod pay;
 mod socket;
@@ -45,11 +47,13 @@ use config::Config;
 use gate::Gate;
 use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
+use moderation::Moderation;
 
 pub use admin::{LocalAdmin, admin_routes};
 pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
+pub use moderation::{ImageHashError, image_hash, normal_form};
 
 /// How often metrics are folded together; without it histograms grow without bound.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -93,6 +97,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// Whoever is to be asked about uploads cannot be.
+    #[error("moderation cannot be set up: {0}")]
+    Moderation(String),
     /// A stored secret is not one.
     #[error("the link secret in the catalog is damaged")]
     Secret,
@@ -161,6 +168,7 @@ async fn assemble(
     let catalog = Catalog::open(dir, Arc::clone(&reserve))?;
     let (secret, _) = catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
     let links = Links::new(&secret).ok_or(StartError::Secret)?;
+    let moderation = Moderation::new(&config.moderation).map_err(StartError::Moderation)?;
     Ok(Arc::new(App {
         gate: Arc::new(Gate::new(&config)),
         catalog,
@@ -169,6 +177,7 @@ async fn assemble(
         clock,
         tasks: Tasks::default(),
         links,
+        moderation,
         admin_in_flight: admin::InFlight::default(),
         jobs_due: Notify::new(),
         counts: pay::Counts::default(),
@@ -252,6 +261,8 @@ fn describe() {
     describe_counter!("filegate_upload_stored_bytes_total", "Bytes of stored files, by purpose");
     describe_histogram!("filegate_upload_seconds", "Uploads from head to outcome");
     describe_histogram!("filegate_upload_stage_seconds", "Stages of uploads");
+    describe_counter!("filegate_moderation_total", "Moderation, by stage and outcome");
+    describe_histogram!("filegate_moderation_seconds", "Stages of moderation");
     describe_gauge!("filegate_uploads_in_flight", "Uploads being received or finished");
     describe_gauge!("filegate_connections", "Open connections");
     describe_counter!("filegate_downloads_total", "Contents served, ranges included");

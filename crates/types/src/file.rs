@@ -150,6 +150,7 @@ impl FileRecord {
             purpose: self.purpose.as_str().to_owned(),
             download_url: None,
             expires_at: self.expires_at.map(UnixMillis::seconds),
+            state: (self.state != FileState::Ready).then(|| self.state.name().to_owned()),
             media: None,
         }
     }

@@ -13,7 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use filegate_store::{BlobReader, StoreError};
-use filegate_types::{AccountId, ApiError, Call, FileId, FileRecord, Principal};
+use filegate_types::{
+    AccountId, ApiError, Call, ErrorCode, FileId, FileRecord, FileState, Principal,
+};
 use futures_util::stream;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
@@ -99,6 +101,9 @@ pub(super) async fn serve(
     if record.damaged_at.is_some() {
         return Err(reply::store_failed(&StoreError::Damaged(record.blob_key.to_string())));
     }
+    if let Some(held) = held_back(&record) {
+        return Err(held);
+    }
     let etag = format!("\"{}\"", filegate_types::hex(&record.sha256));
     if none_match(headers, &etag) {
         return Ok(head(StatusCode::NOT_MODIFIED, &record, &etag, Body::empty()));
@@ -127,6 +132,16 @@ pub(super) async fn serve(
     }
     metrics::counter!("filegate_downloads_total").increment(1);
     respond(app, &record, &etag, reader, ranges).await
+}
+
+/// Why the content is not given out, if it is not.
+fn held_back(record: &FileRecord) -> Option<ApiError> {
+    let why = match record.state {
+        FileState::Ready => return None,
+        FileState::Review => "the file is held for review",
+        FileState::Quarantined => "the file is quarantined",
+    };
+    Some(ApiError::detailed(ErrorCode::Sensitive, why))
 }
 
 async fn respond(

@@ -13,6 +13,7 @@ mod layer;
 mod list;
 mod openapi;
 mod ops;
+mod pending;
 pub mod range;
 pub(crate) mod reply;
 mod retrieve;
@@ -39,7 +40,7 @@ const PREFIXES: [&str; 2] = ["/minimax", "/minimaxi"];
 pub(crate) fn public(app: &Arc<App>) -> Router {
     let (files, _) = openapi::files().split_for_parts();
     let (links, _) = openapi::links().split_for_parts();
-    let mut router = Router::new().merge(files.clone()).merge(links);
+    let mut router = Router::new().merge(files.clone()).merge(links).merge(pending::routes());
     for prefix in PREFIXES {
         router = router.nest(prefix, files.clone().merge(collection()));
     }

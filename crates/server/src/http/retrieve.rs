@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use filegate_types::wire::{BaseResp, FileObject, RetrieveReply};
-use filegate_types::{ApiError, Call, FileRecord};
+use filegate_types::{ApiError, Call, FileRecord, FileState};
 use http::header::HOST;
 use http::request::Parts;
 
@@ -50,7 +50,9 @@ async fn retrieve(app: &App, trace: &Trace, request: &Parts) -> Result<FileObjec
     purposes::check(&principal, &record.purpose)?;
     pay::for_read(app, &principal, Call::Retrieve, Some(&record), 0).await?;
     Ok(FileObject {
-        download_url: Some(download_url(app, request, &record)),
+        // What is held back has nothing to download.
+        download_url: (record.state == FileState::Ready)
+            .then(|| download_url(app, request, &record)),
         media: Some(record.media.clone()),
         ..record.to_wire()
     })

@@ -9,6 +9,7 @@
 //!             (when the memory is full, or before 6)
 //! 4 spill     pieces to tmp/KEY, summed on the way        a file in tmp/, swept at the next start; a row
 //! 5 inspect   the content against the purpose             as 4. Refused: file and row are removed
+//!             Then moderation; for the webhook the bytes go to tmp/KEY first, if they have not
 //! 6 land      fsync, rename to blobs/xx/KEY, fsync dir    a whole blob; its row gives it to the reaper
 //! 7 commit    `uploads` row -> `files` row, synced        COMMIT POINT: the file is there for ever
 //! 8 reply     status_code 0
@@ -35,8 +36,8 @@ use filegate_types::purpose::{Keep, PurposeName, PurposePolicy};
 use filegate_types::units::{Bytes, Span};
 use filegate_types::wire::FileObject;
 use filegate_types::{
-    AccountId, AccountSettings, ApiError, BlobKey, ErrorCode, FileRecord, FileState, KeyId,
-    Principal, UnixMillis,
+    AccountId, AccountSettings, ApiError, BlobKey, ErrorCode, FileRecord, KeyId, Principal,
+    UnixMillis,
 };
 use http::HeaderMap;
 
@@ -44,14 +45,15 @@ use crate::app::{App, random};
 use crate::gate::places::Place;
 use crate::http::body::{Incoming, content_length};
 use crate::http::reply::store_failed;
+use crate::moderation::{self, What};
 use crate::pay;
 use form::ReceivedForm;
 use inspect::Inspected;
 use repeat::Repeatable;
-use spool::Spool;
 
 pub use inspect::inspect_file;
 pub(crate) use repeat::InFlightKeys;
+pub(crate) use spool::{Source, Spool};
 
 /// What an upload came to.
 #[derive(Debug)]
@@ -154,15 +156,27 @@ async fn finish(
     };
     let Received { purpose, policy, filename, extension, spool, expires_after } = received;
     let inspecting = Instant::now();
-    // To the end: landing and committing use the disk as examining uses the processor.
-    let _turn = app.gate.turn(principal.account_id).await?;
+    let turn = app.gate.turn(principal.account_id).await?;
     let decode = app.config.probe.decode;
     let inspection =
         app.tasks.blocking(move || inspect::inspect(spool, &policy, &extension, decode)).await;
     let (spool, inspected) = inspection.map_err(|_panic| ErrorCode::Unknown)??;
     stage("inspect", inspecting);
+    // Moderation may wait for others for seconds.
+    drop(turn);
+    if !validate_only {
+        let bytes = Bytes(spool.bytes());
+        quota::check(&app, &principal, Some(&purpose), bytes).await?;
+        guard.purpose = Some(purpose.clone());
+        guard.bytes_max = bytes;
+    }
 
     let Inspected { media_type, media, keep } = inspected;
+    let moderating = Instant::now();
+    let what =
+        What { purpose: &purpose, filename: &filename, media_type, media: &media, validate_only };
+    let (spool, verdict) = moderation::check(&app, &principal, &mut guard, spool, what).await?;
+    stage("moderate", moderating);
     if validate_only {
         let sum = spool.into_sum();
         guard.abort().await;
@@ -170,11 +184,8 @@ async fn finish(
         return Ok(Uploaded::Validated(Box::new(checked)));
     }
 
-    let bytes = Bytes(spool.bytes());
-    let over = quota::check(&app, &principal, Some(&purpose), bytes).await;
-    over?;
-    guard.purpose = Some(purpose.clone());
-    guard.bytes_max = bytes;
+    // Landing and committing use the disk as examining uses the processor.
+    let _turn = app.gate.turn(principal.account_id).await?;
     let landing = Instant::now();
     let key = guard.begin().await?;
     let blobs = app.blobs.clone();
@@ -198,8 +209,8 @@ async fn finish(
         media,
         expires_at,
         key_id,
-        state: FileState::Ready,
-        verdict: None,
+        state: verdict.state,
+        verdict: verdict.json,
         limits: principal.account_limits.clone(),
         first_answer,
         id_bits: id_bits(),
@@ -266,7 +277,7 @@ fn id_bits() -> [u16; 8] {
 }
 
 /// The upload's row and blob key. Dropped before [`commit`](Self::commit) it removes what there is.
-struct UploadGuard {
+pub(crate) struct UploadGuard {
     app: Arc<App>,
     account: AccountId,
     api_key: KeyId,
@@ -297,7 +308,7 @@ impl UploadGuard {
     }
 
     /// Step 3, once; returns the blob key.
-    async fn begin(&mut self) -> Result<BlobKey, ApiError> {
+    pub(crate) async fn begin(&mut self) -> Result<BlobKey, ApiError> {
         if let Some(key) = &self.key {
             let key = key.clone();
             self.renew().await?;

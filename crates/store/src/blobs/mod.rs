@@ -100,6 +100,15 @@ impl LocalBlobs {
         Ok(TempBlob { key, file, path, home, summer: Summer::default(), landed: false })
     }
 
+    /// Opens the bytes of an upload that has not landed; `None` once it has, or was refused.
+    pub fn open_pending(&self, key: &BlobKey) -> Result<Option<File>, StoreError> {
+        match File::open(self.tmp.join(key.as_str())) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("opening an upload", error)),
+        }
+    }
+
     /// Opens a blob whose row says `bytes` and `block_sums`.
     pub fn open(
         &self,
@@ -253,7 +262,7 @@ impl TempBlob {
         Ok(&mut self.file)
     }
 
-    /// The SHA-256 of what was written so far.
+    /// SHA-256 of what is written so far.
     pub fn sha256(&self) -> [u8; 32] {
         self.summer.sha256()
     }

@@ -31,7 +31,7 @@ impl Summer {
         self.bytes
     }
 
-    /// The SHA-256 of what was summed so far.
+    /// SHA-256 of what was summed so far.
     pub fn sha256(&self) -> [u8; 32] {
         self.sha.clone().finalize().into()
     }

@@ -13,6 +13,7 @@ mod files;
 mod idempotency;
 mod jobs;
 mod keys;
+pub mod moderation;
 mod uploads;
 mod usage;
 

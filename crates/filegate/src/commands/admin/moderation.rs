@@ -5,7 +5,9 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use filegate_server::image_hash;
 use filegate_types::hex;
+use filegate_types::units::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::file::FILES;
@@ -29,6 +31,8 @@ const BLOCKED: Table = Table {
 
 /// Bytes of a file that are read at a time.
 const PIECE_BYTES: usize = 256 << 10;
+/// Memory that decoding a picture may take.
+const PICTURE_BYTES_MAX: Bytes = Bytes::mib(512);
 
 /// Block content, and look at what waits for a review
 #[derive(Debug, Args)]
@@ -133,9 +137,9 @@ fn hash_of(path: &Path, list: List) -> Result<String, Failure> {
     let file = File::open(path).map_err(failed)?;
     match list {
         List::Sha256 => sha256(BufReader::new(file)).map_err(failed),
-        List::Image => Err(Failure::Usage(
-            "hashes of pictures are not there yet: give the hash itself".to_owned(),
-        )),
+        List::Image => image_hash(BufReader::new(file), PICTURE_BYTES_MAX).map_err(|error| {
+            Failure::Usage(format!("{}: {error}", escape(&path.to_string_lossy())))
+        }),
         List::Term => Err(Failure::Usage("a term is given as text, not as a file".to_owned())),
     }
 }
