@@ -6,6 +6,7 @@
 mod admin;
 mod backup;
 mod books;
+mod cli;
 mod idempotency;
 mod kit;
 mod moderation;
