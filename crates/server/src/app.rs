@@ -27,11 +27,11 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
+    /// Idempotency-Keys of operators' requests that are being worked on.
+    pub(crate) admin_in_flight: InFlight,
     pub(crate) moderation: Moderation,
     /// Limits, places and turns of tenants.
     pub(crate) gate: Arc<Gate>,
-    /// Idempotency-Keys of operators' requests that are being worked on.
-    pub(crate) admin_in_flight: InFlight,
     /// Calls that are not written down yet.
     pub(crate) counts: Counts,
     /// Idempotency-Keys of uploads that are in progress.

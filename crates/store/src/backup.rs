@@ -193,3 +193,113 @@ fn is_deleted(live: &Connection, file_id: i64) -> rusqlite::Result<bool> {
         .optional()?;
     Ok(there.is_none())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use filegate_types::units::Bytes;
+    use filegate_types::{FileRecord, FileState, PlainKey, Scopes, TenantLimits, UnixMillis};
+
+    use super::*;
+    use crate::catalog::{Caller, Catalog, CommitOutcome, KeyDraft, NewFile, NewUpload};
+    use crate::datadir::Reserve;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn opened(path: &Path) -> (DataDir, Catalog, LocalBlobs) {
+        let dir = DataDir::open(path).unwrap();
+        let catalog = Catalog::open(&dir, Arc::new(Reserve::of(&dir))).unwrap();
+        let blobs = LocalBlobs::of(&dir);
+        (dir, catalog, blobs)
+    }
+
+    async fn upload(catalog: &Catalog, blobs: &LocalBlobs, seed: u8) -> FileRecord {
+        let plain = PlainKey::from_random([9; 32]);
+        let call = filegate_types::Call::Upload;
+        let caller = catalog.authenticate(plain.hash(), call, NOW).await.unwrap();
+        let Some(Caller::Active(principal)) = caller else {
+            let draft = KeyDraft {
+                account: "test".to_owned(),
+                name: "test".to_owned(),
+                hash: plain.hash(),
+                hint: plain.hint().to_owned(),
+                scopes: Scopes::all(),
+                expires_at: None,
+            };
+            catalog.create_key(draft, NOW).await.unwrap();
+            return Box::pin(upload(catalog, blobs, seed)).await;
+        };
+        let blob_key = BlobKey::mint(NOW, [seed; 10]);
+        let begun = NewUpload {
+            account: principal.account_id,
+            key: principal.key_id,
+            blob_key: blob_key.clone(),
+            lease_until: NOW,
+            purpose: None,
+            bytes_max: Bytes(10),
+            free: true,
+        };
+        catalog.begin_upload(begun, NOW).await.unwrap().unwrap();
+        let mut temp = blobs.create(blob_key.clone()).unwrap();
+        temp.write(&[seed; 10]).unwrap();
+        let file = NewFile {
+            purpose: "retrieval".parse().unwrap(),
+            filename: "a.txt".to_owned(),
+            blob_key,
+            sum: temp.land().unwrap(),
+            media_type: "text/plain".to_owned(),
+            media: serde_json::json!({}),
+            expires_at: None,
+            key_id: principal.key_id,
+            state: FileState::Ready,
+            verdict: None,
+            limits: TenantLimits::default(),
+            first_answer: None,
+            id_bits: [u16::from(seed); 8],
+        };
+        match catalog.commit_upload(principal.account_id, file, NOW).await.unwrap() {
+            CommitOutcome::Committed(record) => *record,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_and_blobs_agree_whatever_happens_while_it_is_made() {
+        let home = tempfile::tempdir().unwrap();
+        let (dir, catalog, blobs) = opened(&home.path().join("live"));
+        let linked = upload(&catalog, &blobs, 1).await;
+        let deleted = upload(&catalog, &blobs, 2).await;
+        let lost = upload(&catalog, &blobs, 3).await;
+        let late = upload(&catalog, &blobs, 4).await;
+        let copy_dir = DataDir::open(&home.path().join("copy")).unwrap();
+        let copies = LocalBlobs::of(&copy_dir);
+        blobs.transfer(&linked.blob_key, &copies).unwrap();
+        // Deleted after it was linked and before the rows were copied.
+        let stranger = BlobKey::mint(NOW, [5; 10]);
+        copies.create(stranger.clone()).unwrap().land().unwrap();
+
+        let live = open(&dir.catalog_path(), OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+        let path = copy_dir.catalog_path();
+        live.execute("VACUUM INTO ?1", [path.to_string_lossy()]).unwrap();
+        let key = deleted.key_id.unwrap();
+        catalog.delete_file(deleted.account_id, key, deleted.file_id, vec![], NOW).await.unwrap();
+        for gone in [&deleted, &lost] {
+            blobs.purge(&gone.blob_key).unwrap();
+        }
+        let snapshot = open(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+        let mut made = Made::default();
+        settle(&live, &snapshot, &blobs, &copies, &mut made).unwrap();
+        drop(snapshot);
+
+        assert_eq!((made.files, made.bytes, made.dropped), (3, 30, 1));
+        assert_eq!(copies.length(&late.blob_key).unwrap(), Some(10));
+        assert_eq!(copies.length(&stranger).unwrap(), None);
+        let (_, reopened, _) = opened(copy_dir.path());
+        assert_eq!(reopened.check_books().await.unwrap(), []);
+        let of = |file: &FileRecord| reopened.file(file.account_id, file.file_id, NOW);
+        assert!(of(&deleted).await.unwrap().is_none());
+        // What the original has lost as well is not hidden.
+        assert!(of(&lost).await.unwrap().is_some());
+    }
+}

@@ -1,5 +1,5 @@
-//! The front door, from outside: who may come in, what it costs, what is refused, what is remembered,
-//! and what operators do.
+//! The front door, from outside: who may come in, what it costs, what is refused, what is remembered, and
+//! what operators do.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
@@ -12,4 +12,5 @@ mod kit;
 mod moderation;
 mod moderation_kit;
 mod moderation_services;
+mod resources;
 mod retention;

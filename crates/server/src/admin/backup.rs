@@ -11,7 +11,7 @@ use super::again::Repeatable;
 use super::ask::Ask;
 use super::problem::Problem;
 use super::state::shown;
-use super::{Answered, dry, finished};
+use super::{Answer, Answered, dry};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,7 +52,7 @@ pub(super) async fn make(ask: &Ask, action: &'static str, again: Option<&Repeata
     };
     let note = AdminChange::Note { target: format!("backup:{}", shown(&target)), result };
     match ask.app.catalog.administer(call, note).await? {
-        AdminOutcome::Done(reply) => Ok(finished(reply)),
+        AdminOutcome::Done(reply) => Ok(Answer::Json(reply)),
         AdminOutcome::Refused(refusal) => Err(refusal.into()),
         AdminOutcome::Answered(_) => Err(Problem::in_flight()),
     }

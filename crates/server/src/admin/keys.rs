@@ -60,6 +60,7 @@ pub(super) fn create(ask: &Ask) -> Planned {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::option_option, reason = "absent and null are two requests")]
 struct Update {
     name: Option<String>,
     scopes: Option<Words>,

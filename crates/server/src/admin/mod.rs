@@ -5,6 +5,8 @@
 //! A handler only says what is asked or what is to be changed; [`serve`] does the rest the same way for
 //! every call: token, scope, query, body, `Idempotency-Key`, `dry_run`, reply.
 
+#![expect(clippy::unnecessary_wraps, reason = "the table has one type for the handlers of a kind")]
+
 mod accounts;
 mod again;
 mod ask;
@@ -93,10 +95,11 @@ pub(crate) fn router() -> Router<Arc<App>> {
     for route in &ROUTES {
         let filter =
             if route.method() == Method::GET { MethodFilter::GET } else { MethodFilter::POST };
-        let handler =
-            move |State(app): State<Arc<App>>, params: RawPathParams, request: Request| {
-                serve(route, app, params, request)
-            };
+        let handler = move |State(app): State<Arc<App>>,
+                            params: RawPathParams,
+                            request: Request| {
+            async move { serve(route, app, &params, request).await }
+        };
         router = router.route(route.path, on(filter, handler));
     }
     let router = router.fallback(unknown_path).method_not_allowed_fallback(wrong_method);
@@ -116,7 +119,7 @@ async fn wrong_method(State(app): State<Arc<App>>, request: Request) -> Response
 async fn serve(
     route: &'static Route,
     app: Arc<App>,
-    params: RawPathParams,
+    params: &RawPathParams,
     request: Request,
 ) -> Response {
     let handled = AssertUnwindSafe(answer(route, app, params, request)).catch_unwind().await;
@@ -142,7 +145,7 @@ fn reply(content_type: &'static str, body: String) -> Response {
 async fn answer(
     route: &'static Route,
     app: Arc<App>,
-    params: RawPathParams,
+    params: &RawPathParams,
     request: Request,
 ) -> Answered {
     let (parts, body) = request.into_parts();
@@ -208,8 +211,10 @@ async fn list(ask: &Ask, asked: fn(&Ask) -> Asked) -> Answered {
     Ok(page_of(ask.app.catalog.admin_list(asked(ask)?, page).await??))
 }
 
-fn page_of(listed: Listed) -> Answer {
-    Answer::Json(json!({"data": listed.data, "has_more": listed.has_more}))
+fn page_of(Listed { data, has_more }: Listed) -> Answer {
+    let mut page = json!({"has_more": has_more});
+    page["data"] = Value::Array(data);
+    Answer::Json(page)
 }
 
 /// Makes a change; without a plan it is a backup.
@@ -258,13 +263,9 @@ async fn change(
             if let Some((field, secret)) = plan.secret {
                 reply[field] = secret.into();
             }
-            Ok(finished(reply))
+            Ok(Answer::Json(reply))
         }
     }
-}
-
-fn finished(reply: Value) -> Answer {
-    Answer::Json(reply)
 }
 
 /// The answer to what was only tried.

@@ -1,6 +1,6 @@
 //! The table of calls.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 
 use filegate_types::AdminScope::{self, Full, ReadOnly, Support};
@@ -85,8 +85,8 @@ const USAGE: &[&str] =
 
 pub(super) static ROUTES: [Route; 41] = [
     read("/status", &[], |ask| Box::pin(state::status(ask))),
-    read("/policies", &[], |ask| Box::pin(state::policies(ask))),
-    read("/config", &[], |ask| Box::pin(state::config(ask))),
+    read("/policies", &[], |ask| Box::pin(ready(state::policies(&ask)))),
+    read("/config", &[], |ask| Box::pin(ready(state::config(&ask)))),
     list("/accounts", &["name"], accounts::list),
     change(Full, "/accounts", "account.create", accounts::create),
     look("/accounts/{name}", accounts::look),

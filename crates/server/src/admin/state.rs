@@ -21,7 +21,7 @@ pub(super) async fn status(ask: Ask) -> Answered {
     })))
 }
 
-pub(super) async fn policies(ask: Ask) -> Answered {
+pub(super) fn policies(ask: &Ask) -> Answered {
     let mut data = Vec::new();
     for (name, policy) in &ask.app.config.purposes {
         let mut shown = serde_json::to_value(policy).unwrap_or_default();
@@ -33,7 +33,7 @@ pub(super) async fn policies(ask: Ask) -> Answered {
 }
 
 /// Every setting by its dotted name, with where its value comes from.
-pub(super) async fn config(ask: Ask) -> Answered {
+pub(super) fn config(ask: &Ask) -> Answered {
     let config = &ask.app.config;
     let mut data = Vec::new();
     let whole = serde_json::to_value(config).unwrap_or_default();

@@ -29,12 +29,13 @@ pub use accounts::{AccountChange, NewAccount};
 pub use files::{FileAct, FileFilter, FileVerb};
 pub use keys::{KeyChange, KeyRights, NewKey, RotatedKey};
 pub use ledger::NewEntry;
-pub use moderation::{BlockList, NewBlocked};
+pub use moderation::NewBlocked;
 pub use prices::PriceChange;
 pub use tokens::{NewToken, TokenRevocation, TokenRow};
 pub use usage::{UsageBy, UsageFilter};
 pub use view::{Listed, Page};
 
+use super::moderation::BlockedList;
 use super::{Catalog, Change, Durability, FirstAnswer, KeptAnswer, idempotency};
 use crate::error::StoreError;
 
@@ -153,7 +154,7 @@ pub enum AdminQuestion {
     /// Prices.
     Prices,
     /// What moderation refuses, of this list if there is one.
-    Blocked(Option<BlockList>),
+    Blocked(Option<BlockedList>),
     /// Uploads in progress.
     Uploads,
     /// Who did what.
