@@ -1,5 +1,6 @@
 //! The commands of docs/OPERATIONS.md do what it says.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -25,12 +26,13 @@ fn script(section: &[Snippet]) -> String {
         match shows {
             None => script.push_str(text),
             Some(shows) => {
-                script.push_str(&format!(
+                let _infallible = write!(
+                    script,
                     "for nth in $(seq 40); do\n  out=$({{\n{text}}} 2>&1) || true\n  printf '%s\\n' \"$out\"\n  \
                      case \"$out\" in *'{shows}'*) break;; esac\n  \
                      if [ \"$nth\" = 40 ]; then echo 'line {line} does not show {shows}' >&2; exit 9; fi\n  \
                      sleep 0.25\ndone\n"
-                ));
+                );
             }
         }
     }

@@ -291,6 +291,11 @@ fn what_is_blocked_by_its_file_is_refused_until_it_is_unblocked() {
     let block = ["moderation", "block", "sha256", "--file", path.to_str().unwrap()];
     let entry = &way.json(&block)[0];
     way.refused(&block, 1, "already");
+    let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/../media/tests/data/progressive-48x32.jpg");
+    let block = |file| ["moderation", "block", "image", "--file", file];
+    let hash = way.json(&block(picture))[0]["value"].clone();
+    assert_eq!(hash.as_str().unwrap().len(), 16);
+    way.refused(&block(path.to_str().unwrap()), 2, "cannot be decoded");
     let upload = || server.upload("retrieval", "other.txt", &text(1, 1000)).code();
     eventually("the list is in force", || (upload() == 1026).then_some(()));
     way.ok(&["moderation", "unblock", &entry["id"].to_string()]);
@@ -349,10 +354,12 @@ fn a_snapshot_is_verified_restored_and_served() {
     let home = tempfile::tempdir().unwrap();
     let path = |name: &str| home.path().join(name);
     let snapshot = path("snapshot");
-    let named = snapshot.to_str().unwrap();
-    Way::Http(&server).ok(&["backup", "create", named]);
-    Way::Http(&server).refused(&["backup", "create", named], 1, "directory");
+    let source = snapshot.to_str().unwrap();
+    Way::Http(&server).ok(&["backup", "create", source]);
+    Way::Http(&server).refused(&["backup", "create", source], 1, "directory");
     server.delete(id);
+    let busy = server.data_dir.to_str().unwrap();
+    Way::Local(&path("other")).refused(&["backup", "restore", busy], 2, "a server is using it");
     server.terminate();
 
     let entries = |directory: &Path| {
@@ -364,11 +371,11 @@ fn a_snapshot_is_verified_restored_and_served() {
     let before = entries(&snapshot);
     let verify =
         |directory: &str| Way::Local(&path("unused")).run(&["backup", "verify", directory]);
-    assert_eq!(verify(named).status.code(), Some(0));
+    assert_eq!(verify(source).status.code(), Some(0));
     assert!(before == entries(&snapshot), "looking at a snapshot changed it");
 
     let restored = path("restored");
-    let restore = ["backup", "restore", named];
+    let restore = ["backup", "restore", source];
     let output = Way::Local(&restored).run(&[&restore[..], &["--dry-run"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(!restored.try_exists().unwrap());
@@ -385,7 +392,7 @@ fn a_snapshot_is_verified_restored_and_served() {
     let blob = files_below(&snapshot.join("blobs")).remove(0);
     fs::remove_file(&blob).unwrap();
     File::create(&blob).unwrap().write_all(b"something else").unwrap();
-    let output = verify(named);
+    let output = verify(source);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     books_balance(&again);
 }

@@ -10,6 +10,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use filegate_store::DataDir;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::commands::fsck;
 use crate::exit::{Exit, Failure};
@@ -70,12 +72,32 @@ pub(super) fn verify(snapshot: &Path, printer: &Printer) -> Result<Exit, Failure
 fn is_snapshot(directory: &Path) -> Result<(), Failure> {
     let there = |part: &str| directory.join(part).try_exists().map_err(failed("read", directory));
     if there(CATALOG)? && there("blobs")? {
-        return Ok(());
+        return if is_served(directory).map_err(failed("look into", directory))? {
+            Err(Failure::Usage(format!(
+                "{} is no snapshot, a server is using it: `filegate backup create` takes one",
+                escape(&directory.to_string_lossy())
+            )))
+        } else {
+            Ok(())
+        };
     }
     Err(Failure::Usage(format!(
         "{} is not a snapshot: it has no {CATALOG} or no blobs",
         escape(&directory.to_string_lossy())
     )))
+}
+
+/// Whether a server works there, whose rows and files would not match when they are copied.
+fn is_served(directory: &Path) -> io::Result<bool> {
+    match File::open(directory.join("lock")) {
+        Ok(lock) => match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(errno) => Err(errno.into()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn is_free(target: &Path) -> io::Result<bool> {

@@ -200,3 +200,56 @@ fn short(text: &str) -> String {
     }
     text.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_written_by_their_names() {
+        for (name, from, says) in [
+            ("created_at", json!(1_700_469_398), "2023-11-20 08:36:38Z"),
+            ("at", json!(1_700_469_398), "2023-11-20 08:36:38Z"),
+            ("stored_bytes", json!(2048), "2.0 KiB (2048 bytes)"),
+            ("bytes", json!(713), "713 B"),
+            ("attempts", json!(3), "3"),
+            ("upload", json!(true), "yes"),
+            ("reason", json!(""), "-"),
+            ("limits", json!({}), "-"),
+            ("filename", json!("a\u{1b}[2J"), "a\\u{1b}[2J"),
+            ("networks", json!(["a", "b\n"]), "a, b\\u{a}"),
+            ("verdict", json!({"x": 1, "y\r": [1, 2]}), "x 1, y\\u{d} 1, 2"),
+            ("odd", json!([{"a": "\u{1b}"}]), "[{\"a\":\"\\u001b\"}]"),
+        ] {
+            assert_eq!(value(name, &from, true), says, "{name}");
+        }
+    }
+
+    #[test]
+    fn objects_become_lines_with_the_names_of_what_is_inside() {
+        let mut lines = Vec::new();
+        let object = json!({"id": 7, "limits": {"request_burst": 5},
+            "ledger": [{"amount": "-1", "at": 0}]});
+        flatten("", &object, &mut lines);
+        let lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        assert_eq!(
+            lines,
+            [
+                "id 7",
+                "ledger.0.amount -1",
+                "ledger.0.at 1970-01-01 00:00:00Z",
+                "limits.request_burst 5"
+            ]
+        );
+    }
+
+    #[test]
+    fn amounts_and_counts_stand_at_the_right() {
+        assert!(is_figure("amount", &json!("-0.5")) && is_figure("key_id", &json!(7)));
+        assert!(!is_figure("created_at", &json!(7)) && !is_figure("name", &json!("x")));
+        assert_eq!(short(&"x".repeat(60)).chars().count(), 60);
+        assert_eq!(short(&"x".repeat(61)), format!("{}…", "x".repeat(59)));
+    }
+}
