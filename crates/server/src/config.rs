@@ -20,7 +20,7 @@ pub use crate::moderation::config::{Clamd, Moderation, OnFailure, Secret, Webhoo
 use crate::origins::Origins;
 
 /// Environment variables with our prefix that are not settings of the server.
-const NOT_SETTINGS: [&str; 4] = ["config", "url", "key", "samples_dir"];
+const NOT_SETTINGS: [&str; 6] = ["config", "url", "key", "admin_url", "admin_token", "samples_dir"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! `filegate fsck`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -40,23 +41,33 @@ pub(crate) fn run(args: &FsckArgs, printer: &Printer) -> Result<Exit, Failure> {
     super::server_runtime()?.block_on(check(args, printer))
 }
 
+/// Checks a directory that nobody serves, such as one that was just restored; changes nothing.
+pub(crate) fn check_directory(directory: &Path, printer: &Printer) -> Result<Exit, Failure> {
+    let options = Options { repair: false, digests: true };
+    super::server_runtime()?.block_on(check_at(directory, options, printer))
+}
+
 async fn check(args: &FsckArgs, printer: &Printer) -> Result<Exit, Failure> {
+    let options = Options { repair: args.repair, digests: !args.quick };
+    check_at(&args.config.load()?.data_dir, options, printer).await
+}
+
+async fn check_at(directory: &Path, options: Options, printer: &Printer) -> Result<Exit, Failure> {
     let usage = |error: StoreError| Failure::Usage(format!("{:#}", anyhow::Error::from(error)));
-    let dir = DataDir::open_existing(&args.config.load()?.data_dir).map_err(usage)?;
-    let _lock = if args.repair { Some(dir.lock().map_err(usage)?) } else { None };
+    let dir = DataDir::open_existing(directory).map_err(usage)?;
+    let _lock = if options.repair { Some(dir.lock().map_err(usage)?) } else { None };
     let blobs = LocalBlobs::of(&dir);
     let catalog =
         Catalog::open(&dir, Arc::new(Reserve::of(&dir))).context("cannot open the catalog")?;
     let total = catalog.counts().await.context("cannot count the files")?.files;
     let bar = bar(printer, total);
-    let options = Options { repair: args.repair, digests: !args.quick };
     let progress = |files, bytes| {
         bar.set_position(files);
         bar.set_message(size(bytes));
     };
     let report = fsck(&catalog, &blobs, options, SystemClock.now(), progress).await;
     bar.finish_and_clear();
-    print(&report.context("the check stopped")?, args.repair, printer)
+    print(&report.context("the check stopped")?, options.repair, printer)
 }
 
 fn book_fault(fault: &BookFault) -> String {

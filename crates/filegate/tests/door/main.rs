@@ -6,6 +6,7 @@
 mod admin;
 mod backup;
 mod books;
+mod cli;
 mod fairness;
 mod idempotency;
 mod kit;
