@@ -4,7 +4,7 @@ use std::fmt;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{bench, demo, doctor, fsck, get, info, key, ls, rm, serve, upload};
+use crate::commands::{admin, bench, demo, doctor, fsck, get, info, ls, rm, serve, upload};
 use crate::exit::EXIT_CODES;
 
 /// The server that is called when none is named.
@@ -67,7 +67,21 @@ impl fmt::Debug for Secret {
 pub(crate) enum Command {
     Serve(serve::ServeArgs),
     Demo(demo::DemoArgs),
-    Key(key::KeyArgs),
+    Account(admin::account::AccountArgs),
+    Key(admin::key::KeyArgs),
+    File(admin::file::FileArgs),
+    Receipt(admin::receipt::ReceiptArgs),
+    Ledger(admin::ledger::LedgerArgs),
+    Price(admin::price::PriceArgs),
+    Moderation(admin::moderation::ModerationArgs),
+    Usage(admin::usage::UsageArgs),
+    Audit(admin::audit::AuditArgs),
+    Job(admin::job::JobArgs),
+    Inflight(admin::inflight::InflightArgs),
+    Policy(admin::policy::PolicyArgs),
+    Config(admin::config::SettingsArgs),
+    Token(admin::token::TokenArgs),
+    Backup(admin::backup::BackupArgs),
     Fsck(fsck::FsckArgs),
     Doctor(doctor::DoctorArgs),
     Upload(upload::UploadArgs),

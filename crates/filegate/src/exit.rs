@@ -59,6 +59,13 @@ pub(crate) enum Failure {
         /// Why not.
         text: String,
     },
+    /// The admin API refused.
+    Problem {
+        /// The exit code it stands for.
+        exit: Exit,
+        /// What it said.
+        text: String,
+    },
     /// Standard output cannot be written.
     Output(io::Error),
     /// A fault of a server-side command, told with its causes.
@@ -72,6 +79,16 @@ impl Failure {
         move |error| Self::Call { about: Some(about.clone()), error }
     }
 
+    /// The same, said of one of several things.
+    pub(crate) fn of(self, about: Option<&str>) -> Self {
+        match (self, about) {
+            (Self::Problem { exit, text }, Some(about)) => {
+                Self::Problem { exit, text: format!("{}: {text}", escape(about)) }
+            }
+            (failure, _) => failure,
+        }
+    }
+
     /// Whether no connection could be made, so that other calls will fail as well.
     pub(crate) fn is_connect(&self) -> bool {
         matches!(self, Self::Call { error, .. } if error.is_connect())
@@ -83,7 +100,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             Self::Usage(_) | Self::Local { .. } | Self::Output(_) => Exit::Usage,
             Self::Call { error, .. } => exit_of(error),
-            Self::Bench { exit, .. } => *exit,
+            Self::Bench { exit, .. } | Self::Problem { exit, .. } => *exit,
             Self::Fault(_) => Exit::Unavailable,
         }
     }
@@ -94,6 +111,8 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
             Self::Output(error) => Some(format!("cannot write the output: {error}")),
             Self::Usage(text) | Self::Bench { text, .. } => Some(escape(text)),
+            // Escaped where it was read: it has text of ours in it.
+            Self::Problem { text, .. } => Some(text.clone()),
             Self::Local { what, source } => Some(format!("{what}: {source}")),
             Self::Call { about: None, error } => Some(describe(error)),
             Self::Call { about: Some(about), error } => {

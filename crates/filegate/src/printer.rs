@@ -73,6 +73,18 @@ impl Printer {
         }
     }
 
+    /// Whether `-v` was given.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// What `-v` shows.
+    pub(crate) fn detail(&self, text: &str) {
+        if self.verbose {
+            let _lost = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
     /// Something that went wrong; always printed.
     #[expect(clippy::unused_self, reason = "whoever prints has been given the printer")]
     pub(crate) fn error(&self, text: &str) {

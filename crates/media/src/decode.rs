@@ -80,6 +80,12 @@ pub fn decoding() -> bool {
     DECODING.get()
 }
 
+/// Runs a foreign decoder of somebody else's as ours are run: `None` if it panicked, and a hook that
+/// asks [`decoding`] keeps quiet.
+pub fn caught<T>(f: impl FnOnce() -> T) -> Option<T> {
+    guarded(f).ok()
+}
+
 /// One decoder with its state.
 pub(crate) struct Decoder {
     coding: Coding,

@@ -25,8 +25,9 @@ mod wav;
 
 use std::io::{Read, Seek};
 
-pub use decode::decoding;
+pub use decode::{caught, decoding};
 pub use sniff::sniff;
+pub use text::ArchivedText;
 pub use types::{DecodeScope, Format, Limits, MediaInfo, ProbeError};
 
 /// Walks `source` from its start as `format` and measures it.
@@ -58,4 +59,16 @@ pub fn probe<R: Read + Seek>(
             document::probe(&mut reader, format, limits)
         }
     }
+}
+
+/// Shows the texts in a zip archive of them to `visit`, piece by piece, until it answers false.
+///
+/// # Errors
+/// As [`probe`], with the same bounds.
+pub fn archived_texts<R: Read + Seek>(
+    source: &mut R,
+    limits: &Limits,
+    visit: &mut dyn FnMut(ArchivedText<'_>) -> bool,
+) -> Result<(), ProbeError> {
+    text::show_zip(&mut read::Bounded::new(source, limits)?, limits, visit)
 }

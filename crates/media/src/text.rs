@@ -6,8 +6,12 @@
 //! signature.
 
 mod archive;
+mod show;
 
 pub(crate) use archive::{Archive, Role, probe as probe_zip};
+pub(crate) use show::show as show_zip;
+
+pub use show::ArchivedText;
 
 use crate::read::Bounded;
 use crate::sniff::{HEAD_BYTES, is_binary_control, sniff};

@@ -3,6 +3,7 @@
 //! `axum::serve` has no header timeout, no cap and no bound on a client that never reads its answer,
 //! so connections are served here, on hyper.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,10 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Pause after a failed accept, such as when file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Who is at the other end of the connection; in every request's extensions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
 /// Serves `router` on `listener` until the server stops.
 pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks: Tasks) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
@@ -39,8 +44,10 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
             } => accepted,
         };
         match accepted {
-            (Ok((stream, _peer)), Ok(place)) => {
-                let connection = connection(stream, router.clone(), limits.clone(), tasks.clone());
+            (Ok((stream, peer)), Ok(place)) => {
+                let peer = Peer(peer);
+                let connection =
+                    connection(stream, peer, router.clone(), limits.clone(), tasks.clone());
                 tasks.spawn(async move {
                     metrics::gauge!("filegate_connections").increment(1);
                     connection.await;
@@ -58,13 +65,14 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, limits: Limits, tasks: Tasks) {
+async fn connection(stream: TcpStream, peer: Peer, router: Router, limits: Limits, tasks: Tasks) {
     // Without it a head and a body written apart wait 40 ms for the client's delayed ACK.
     let _best_effort = stream.set_nodelay(true);
     let answers = Answers::default();
     let io = TokioIo::new(Guarded::new(stream, limits.write_idle.0, answers.clone()));
     let router = TowerToHyperService::new(router);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: hyper::Request<_>| {
+        request.extensions_mut().insert(peer);
         let answer = answers.begin();
         let answered = router.call(request);
         async move { answered.await.map(|response| response.map(|body| Answering::new(body, answer))) }

@@ -6,11 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use filegate_store::{Catalog, LocalBlobs, Reserve};
 use filegate_types::Clock;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
+use crate::admin::InFlight;
 use crate::config::Config;
+use crate::gate::Gate;
+use crate::intake::InFlightKeys;
 use crate::lifecycle::Tasks;
 use crate::links::Links;
+use crate::moderation::Moderation;
+use crate::pay::Counts;
 
 /// The gateway, as handlers and jobs see it.
 #[derive(Debug)]
@@ -22,11 +27,15 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
-    pub(crate) admin_token_hash: Vec<u8>,
-    /// Places for uploads being received.
-    pub(crate) uploads: Arc<Semaphore>,
-    /// Places for files being examined.
-    pub(crate) probes: Arc<Semaphore>,
+    /// Idempotency-Keys of operators' requests that are being worked on.
+    pub(crate) admin_in_flight: InFlight,
+    pub(crate) moderation: Moderation,
+    /// Limits, places and turns of tenants.
+    pub(crate) gate: Arc<Gate>,
+    /// Calls that are not written down yet.
+    pub(crate) counts: Counts,
+    /// Idempotency-Keys of uploads that are in progress.
+    pub(crate) in_flight: Arc<InFlightKeys>,
     /// Wakes the job runner.
     pub(crate) jobs_due: Notify,
     pub(crate) metrics: PrometheusHandle,

@@ -10,12 +10,17 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use filegate_media::{DecodeScope, Format as MediaFormat};
+use filegate_types::TenantLimits;
 use filegate_types::purpose::{self, PurposeName, PurposePolicy};
 use filegate_types::units::{Bytes, Span};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use crate::moderation::config::{Clamd, Moderation, OnFailure, Secret, Webhook};
+use crate::origins::Origins;
+
 /// Environment variables with our prefix that are not settings of the server.
-const NOT_SETTINGS: [&str; 4] = ["config", "url", "key", "samples_dir"];
+const NOT_SETTINGS: [&str; 6] = ["config", "url", "key", "admin_url", "admin_token", "samples_dir"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,18 +37,25 @@ pub struct Config {
     pub public_url: String,
     /// Whether errors of the API answer HTTP 200 or the matching status.
     pub http_errors: HttpErrors,
-    /// Bounds on connections, bodies and time.
+    /// Who is in front of the gateway.
+    pub network: Network,
+    /// Bounds on connections, bodies and time, and on what tenants may use.
     pub limits: Limits,
     /// How files are examined.
     pub probe: Probe,
     /// Signed download links.
     pub downloads: Downloads,
+    /// What is asked about each upload beside the blocked lists.
+    pub moderation: Moderation,
     /// Work in the background.
     pub jobs: Jobs,
     /// How logs are written.
     pub log: Log,
     /// What each purpose takes.
     pub purposes: BTreeMap<PurposeName, PurposePolicy>,
+    /// Where each value comes from; no setting itself.
+    #[serde(skip)]
+    pub origins: Origins,
 }
 
 /// How errors of the API are answered.
@@ -56,6 +68,15 @@ pub enum HttpErrors {
     Status,
 }
 
+/// Who is in front of the gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Networks of proxies whose `X-Forwarded-For` is believed. They must add the address they were
+    /// called from at its right.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
 /// Bounds on connections, bodies and time. Memory is bounded by
 /// `uploads_max` × 2 pieces of 256 KiB + `connections_max` × 64 KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,8 +84,11 @@ pub enum HttpErrors {
 pub struct Limits {
     /// Open connections on each listener; more wait in the kernel's queue.
     pub connections_max: usize,
-    /// Uploads being received at a time; more are answered 1002.
+    /// Uploads in progress at a time; more are answered 1002. A quarter of them stays free for others
+    /// than the account that has most.
     pub uploads_max: usize,
+    /// How long an upload waits for a place when there is none. 0s: not at all.
+    pub upload_wait: Span,
     /// Time for the head of a request, and for a quiet kept-alive connection.
     pub head_timeout: Span,
     /// Longest silence within a body, renewed by every read.
@@ -81,6 +105,10 @@ pub struct Limits {
     pub drain_time: Span,
     /// Time for running requests to end after SIGTERM.
     pub shutdown: Span,
+    /// What an account may use that has no limit of its own for it.
+    pub account: TenantLimits,
+    /// What a key may use that has no limit of its own for it.
+    pub key: TenantLimits,
 }
 
 /// How files are examined.
@@ -89,7 +117,7 @@ pub struct Limits {
 pub struct Probe {
     /// How much of an audio file is decoded: `window` or `whole`.
     pub decode: DecodeScope,
-    /// Files examined at a time. 0: two for each core.
+    /// Files examined and committed at a time, in turn by account. 0: two for each core and eight.
     pub parallel: usize,
 }
 
@@ -145,9 +173,11 @@ impl Default for Config {
             data_dir: PathBuf::from("./filegate-data"),
             public_url: String::new(),
             http_errors: HttpErrors::Body,
+            network: Network::default(),
             limits: Limits {
                 connections_max: 10_000,
                 uploads_max: 512,
+                upload_wait: Span::seconds(5),
                 head_timeout: Span::seconds(30),
                 body_idle: Span::seconds(60),
                 body_rate_min: Bytes::kib(10),
@@ -156,9 +186,12 @@ impl Default for Config {
                 drain_bytes: Bytes::mib(8),
                 drain_time: Span::seconds(5),
                 shutdown: Span::seconds(30),
+                account: TenantLimits::default(),
+                key: TenantLimits::default(),
             },
             probe: Probe { decode: DecodeScope::Window, parallel: 0 },
             downloads: Downloads { link_life: Span::seconds(3600) },
+            moderation: Moderation::default(),
             jobs: Jobs {
                 interval: Span::seconds(5),
                 upload_lease: Span::seconds(120),
@@ -168,6 +201,7 @@ impl Default for Config {
             },
             log: Log { filter: "info".to_owned(), format: LogFormat::Text },
             purposes: purpose::defaults(),
+            origins: Origins::default(),
         }
     }
 }
@@ -215,12 +249,11 @@ impl Config {
             figment = figment.merge(Toml::file_exact(file));
         }
         let environment = Env::prefixed("FILEGATE_").ignore(&NOT_SETTINGS).split("__");
-        let config: Self = figment
-            .merge(environment)
-            .merge(Serialized::defaults(overrides))
-            .extract()
-            .map_err(|error| ConfigError::Invalid(Box::new(error)))?;
+        let figment = figment.merge(environment).merge(Serialized::defaults(overrides));
+        let mut config: Self =
+            figment.extract().map_err(|error| ConfigError::Invalid(Box::new(error)))?;
         config.check()?;
+        config.origins = Origins::of(&figment, &config);
         Ok(config)
     }
 
@@ -251,6 +284,14 @@ impl Config {
         if self.jobs.upload_lease <= self.limits.body_idle {
             let why = format!("{} must be longer than limits.body_idle", self.jobs.upload_lease);
             return impossible("jobs.upload_lease", why);
+        }
+        let key = &self.limits.key;
+        if key.stored_bytes.is_some() || !key.files_per_purpose.is_empty() {
+            let why = "what is stored is counted for accounts: set it in limits.account";
+            return impossible("limits.key", why.to_owned());
+        }
+        if let Err((setting, why)) = self.moderation.check(self.jobs.upload_lease) {
+            return impossible(setting, why);
         }
         let url = &self.public_url;
         if !(url.is_empty() || url.starts_with("https://") || url.starts_with("http://")) {
@@ -344,10 +385,23 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (toml, says) in [
+            ("[limits.key]\nstored_bytes = '1GiB'", "limits.account"),
+            ("[limits.account]\nrequests = 5", "requests"),
+            ("[network]\ntrusted_proxies = ['proxy']", "trusted_proxies"),
             ("lisen = '1.2.3.4:80'", "lisen"),
             ("[limits]\nuploads_max = 0", "limits.uploads_max"),
             ("[limits]\nbody_idle = 60", "span of time"),
             ("[jobs]\nupload_lease = '10s'", "longer than limits.body_idle"),
+            ("[moderation.clamd]\naddress = 'localhost'", "neither unix:/path nor host:port"),
+            ("[moderation.clamd]\naddress = 'unix:x'", "unix: and an absolute path"),
+            ("[moderation.clamd]\naddress = 'a:1'\ntimeout = '60s'", "half of jobs.upload_lease"),
+            ("[moderation.webhook]\nurl = 'https://m.example'", "moderation.webhook.secret"),
+            ("[moderation.webhook]\nurl = 'http://m.example'", "http:// needs allow_private"),
+            ("[moderation.webhook]\nurl = 'https://10.0.0.1/x'", "not a public address"),
+            ("[moderation.webhook]\nurl = 'https://[::1]/x'", "not a public address"),
+            ("[moderation.webhook]\nurl = 'https://2130706433/'", "not a public address"),
+            ("[moderation.webhook]\nurl = 'https://a:b@m.example'", "carries credentials"),
+            ("[moderation]\nimage_distance = 32", "not from 0 to 31"),
             ("public_url = 'files.example.com'", "does not start with https://"),
             (
                 "[purposes.x.accept.y]\nextensions=['exe']\nbytes_max='1MiB'",

@@ -3,21 +3,31 @@
 //! | module | what is there |
 //! |---|---|
 //! | [`config`] | settings and where they come from |
+//! | `admin` | what operators see and change |
 //! | `accept`, `socket` | the accept loop, and what bounds every connection |
 //! | `http` | one route, one file; replies; authentication |
+//! | `gate` | networks, limits, places and turns of tenants |
 //! | `intake` | an upload from its first byte to its row |
 //! | `jobs` | purge, reaper, expirer, scrub |
 //! | `links` | signed downloads |
+//! | `moderation` | what an upload is asked before it lands |
+//! | `origins` | which setting was set where |
+//! | `pay` | what reads cost, and counts of calls |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
 
 mod accept;
+mod admin;
 mod app;
 pub mod config;
+mod gate;
 mod http;
 mod intake;
 mod jobs;
 mod lifecycle;
 mod links;
+mod moderation;
+mod origins;
+mod pay;
 mod socket;
 
 use std::fs::File;
@@ -27,19 +37,23 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use filegate_store::{Catalog, DataDir, LocalBlobs, Reserve, StoreError};
-use filegate_types::{Clock, KeyHash, PlainKey, SystemClock, UnixMillis};
+use filegate_types::{AdminScope, Clock, PlainKey, SystemClock, UnixMillis};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use app::{App, random};
 use config::Config;
+use gate::Gate;
 use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
+use moderation::Moderation;
 
+pub use admin::{LocalAdmin, admin_routes};
 pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
+pub use moderation::{ImageHashError, image_hash, normal_form};
 
 /// How often metrics are folded together; without it histograms grow without bound.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -83,6 +97,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// Whoever is to be asked about uploads cannot be.
+    #[error("moderation cannot be set up: {0}")]
+    Moderation(String),
     /// A stored secret is not one.
     #[error("the link secret in the catalog is damaged")]
     Secret,
@@ -108,43 +125,22 @@ impl Server {
         config.admin_listen = admin_address;
 
         let reserve = Arc::new(Reserve::of(&dir));
-        let catalog = Catalog::open(&dir, Arc::clone(&reserve))?;
-        let blobs = LocalBlobs::of(&dir);
-        let (secret, _) =
-            catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
-        let links = Links::new(&secret).ok_or(StartError::Secret)?;
-        let token = admin_token();
-        let hash = KeyHash::of(&token).as_bytes().to_vec();
-        let (admin_token_hash, fresh) = catalog.meta_init("admin_token_hash", hash).await?;
+        let app = assemble(config, &dir, reserve, clock).await?;
+        let now = app.clock.now();
+        let token = admin::new_token();
+        let draft = admin::drafted(&token, "first".to_owned(), AdminScope::Full);
+        let fresh = app.catalog.first_token(draft, now).await?;
         // Not earlier: on a first start the rows above need room more.
-        reserve.restore();
-        let swept = sweep(&catalog, &blobs, clock.now()).await?;
+        app.reserve.restore();
+        let swept = sweep(&app.catalog, &app.blobs, now).await?;
 
-        let tasks = Tasks::default();
-        let probes = match config.probe.parallel {
-            0 => std::thread::available_parallelism().map_or(2, usize::from) * 2,
-            n => n,
-        };
-        let app = Arc::new(App {
-            uploads: Arc::new(Semaphore::new(config.limits.uploads_max)),
-            probes: Arc::new(Semaphore::new(probes)),
-            catalog,
-            blobs,
-            reserve,
-            clock,
-            tasks: tasks.clone(),
-            links,
-            admin_token_hash,
-            jobs_due: Notify::new(),
-            metrics: recorder(),
-            started: AtomicBool::new(false),
-            config,
-        });
+        let tasks = app.tasks.clone();
         let limits = app.config.limits.clone();
         tasks.spawn(accept::serve(public, http::public(&app), limits.clone(), tasks.clone()));
         tasks.spawn(accept::serve(operators, http::operators(&app), limits, tasks.clone()));
         jobs::start(&app);
         tasks.spawn(metrics_upkeep(Arc::clone(&app)));
+        tasks.spawn(gate::upkeep(Arc::clone(&app)));
         app.started.store(true, Ordering::Release);
         let admin_token = fresh.then_some(token);
         Ok(Self { app, address, admin_address, admin_token, swept, _lock: lock })
@@ -160,6 +156,36 @@ impl Server {
     pub async fn stop(self) -> bool {
         self.app.tasks.stop(self.app.config.limits.shutdown.0).await
     }
+}
+
+/// Opens the store of `dir` and puts everything together that handlers share. Nothing runs yet.
+async fn assemble(
+    config: Config,
+    dir: &DataDir,
+    reserve: Arc<Reserve>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<App>, StartError> {
+    let catalog = Catalog::open(dir, Arc::clone(&reserve))?;
+    let (secret, _) = catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
+    let links = Links::new(&secret).ok_or(StartError::Secret)?;
+    let moderation = Moderation::new(&config.moderation).map_err(StartError::Moderation)?;
+    Ok(Arc::new(App {
+        gate: Arc::new(Gate::new(&config)),
+        catalog,
+        blobs: LocalBlobs::of(dir),
+        reserve,
+        clock,
+        tasks: Tasks::default(),
+        links,
+        moderation,
+        admin_in_flight: admin::InFlight::default(),
+        jobs_due: Notify::new(),
+        counts: pay::Counts::default(),
+        in_flight: Arc::default(),
+        metrics: recorder(),
+        started: AtomicBool::new(false),
+        config,
+    }))
 }
 
 /// Removes what a crash left. The lock says that nobody else is at work here.
@@ -203,10 +229,6 @@ pub fn new_key() -> PlainKey {
     PlainKey::from_random(random())
 }
 
-fn admin_token() -> String {
-    format!("fg-admin-{}", new_key().expose().trim_start_matches("fg-"))
-}
-
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
 }
@@ -239,6 +261,8 @@ fn describe() {
     describe_counter!("filegate_upload_stored_bytes_total", "Bytes of stored files, by purpose");
     describe_histogram!("filegate_upload_seconds", "Uploads from head to outcome");
     describe_histogram!("filegate_upload_stage_seconds", "Stages of uploads");
+    describe_counter!("filegate_moderation_total", "Moderation, by stage and outcome");
+    describe_histogram!("filegate_moderation_seconds", "Stages of moderation");
     describe_gauge!("filegate_uploads_in_flight", "Uploads being received or finished");
     describe_gauge!("filegate_connections", "Open connections");
     describe_counter!("filegate_downloads_total", "Contents served, ranges included");

@@ -1,9 +1,9 @@
-//! Rows against blobs against SHA-256: what `filegate fsck` does.
+//! Rows against blobs against SHA-256, and the books against themselves: what `filegate fsck` does.
 
 use filegate_types::{BlobKey, FileId, FileRecord, UnixMillis};
 
 use crate::blobs::LocalBlobs;
-use crate::catalog::Catalog;
+use crate::catalog::{BookFault, Catalog};
 use crate::error::StoreError;
 
 /// Rows fetched at a time.
@@ -37,6 +37,9 @@ pub struct Report {
     pub orphans: Vec<BlobKey>,
     /// Their bytes.
     pub orphan_bytes: u64,
+    /// Accounts whose money or counts are not the sums they have to be. Never mended by itself: which
+    /// side is wrong is for a person to say.
+    pub books: Vec<BookFault>,
     /// SQLite's own verdict when it is not `ok`.
     pub catalog_fault: Option<String>,
 }
@@ -48,6 +51,7 @@ impl Report {
             && self.damaged.is_empty()
             && self.whole_again.is_empty()
             && self.orphans.is_empty()
+            && self.books.is_empty()
             && self.catalog_fault.is_none()
     }
 }
@@ -79,6 +83,7 @@ pub async fn fsck(
         }
     }
     find_orphans(catalog, blobs, options, now, &mut report).await?;
+    report.books = catalog.check_books().await?;
     Ok(report)
 }
 

@@ -4,6 +4,7 @@
 //! are used is the upload pipeline's (`filegate-server`, `intake`), and what a crash between them
 //! leaves is found again by [`fsck`] and the janitor.
 
+pub mod backup;
 pub mod blobs;
 pub mod catalog;
 pub mod datadir;
@@ -11,6 +12,10 @@ pub mod error;
 pub mod fsck;
 
 pub use blobs::{BLOB_BLOCK_BYTES, BlobReader, BlobSum, LocalBlobs, TempBlob};
-pub use catalog::{Catalog, DeleteOutcome, Job, JobKind, KeyDraft, KeyRow, NewFile};
+pub use catalog::admin;
+pub use catalog::{
+    BookFault, Caller, Catalog, CommitOutcome, DeleteCause, DeleteOutcome, FirstAnswer, Job,
+    JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, Quota, Short, Usage,
+};
 pub use datadir::{DataDir, Reserve};
 pub use error::StoreError;

@@ -194,6 +194,26 @@ impl TestServer {
         Request::new(&self.address, method, target).bearer(&self.key)
     }
 
+    /// The admin token that a first start prints.
+    pub fn admin_token(&self) -> String {
+        eventually("the admin token is printed", || {
+            let log = self.log();
+            let (_, rest) = log.split_once("admin token, shown only this once: ")?;
+            rest.split_once('\n').map(|(token, _)| token.to_owned())
+        })
+    }
+
+    /// A request below `/admin/v1` with the admin token of the first start.
+    pub fn admin(&self, method: &str, path: &str) -> Request {
+        self.admin_as(&self.admin_token(), method, path)
+    }
+
+    /// A request below `/admin/v1` with any token.
+    pub fn admin_as(&self, token: &str, method: &str, path: &str) -> Request {
+        let target = format!("/admin/v1{path}");
+        Request::new(&self.admin_address, method, &target).bearer(token)
+    }
+
     /// `GET` with the key.
     pub fn get(&self, target: &str) -> Reply {
         self.request("GET", target).send()

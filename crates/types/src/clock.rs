@@ -19,6 +19,13 @@ impl UnixMillis {
         self.0.div_euclid(1000)
     }
 
+    /// The UTC day it is in, as `YYYY-MM-DD`.
+    pub fn date(self) -> String {
+        let since = Duration::from_millis(self.0.max(0).unsigned_abs());
+        let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string();
+        text.split('T').next().unwrap_or_default().to_owned()
+    }
+
     /// This instant moved on by `by`; saturates.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
@@ -74,5 +81,19 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> UnixMillis {
         UnixMillis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_have_their_dates() {
+        for (millis, date) in
+            [(0, "1970-01-01"), (951_868_799_999, "2000-02-29"), (1_795_478_400_000, "2026-11-24")]
+        {
+            assert_eq!(UnixMillis(millis).date(), date);
+        }
     }
 }

@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::money::Money;
+
 /// A `status_code` of `base_resp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
@@ -157,6 +159,14 @@ impl ApiError {
     /// 1004 for a good key that is used outside its bounds.
     pub fn out_of_scope(detail: impl fmt::Display) -> Self {
         Self::detailed(ErrorCode::NotAuthorized, detail).with_status(403)
+    }
+
+    /// 1008 with the price and what the account can spend.
+    pub fn insufficient(price: Money, available: Money) -> Self {
+        Self::detailed(
+            ErrorCode::InsufficientBalance,
+            format_args!("the call costs {price}, the account can spend {available}"),
+        )
     }
 
     /// 2013 for a body or file above its limit.

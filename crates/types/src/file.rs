@@ -3,9 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::UnixMillis;
 use crate::id::FileId;
-use crate::key::AccountId;
+use crate::key::{AccountId, KeyId};
 use crate::purpose::PurposeName;
 use crate::wire::FileObject;
 
@@ -68,6 +70,40 @@ impl FromStr for BlobKey {
     }
 }
 
+/// Whether a file's content is given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileState {
+    /// It is.
+    Ready,
+    /// Moderation wants a person to look first.
+    Review,
+    /// An operator has taken it out of use.
+    Quarantined,
+}
+
+impl FileState {
+    /// The name in rows and replies.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Review => "review",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+impl FromStr for FileState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Ready, Self::Review, Self::Quarantined]
+            .into_iter()
+            .find(|state| state.name() == text)
+            .ok_or_else(|| format!("{text:?} is not ready, review or quarantined"))
+    }
+}
+
 /// A committed file: what its row says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FileRecord {
@@ -95,6 +131,12 @@ pub struct FileRecord {
     pub expires_at: Option<UnixMillis>,
     /// When its bytes were found to be wrong or missing, if they were.
     pub damaged_at: Option<UnixMillis>,
+    /// The key it was uploaded with; `None` for files older than this record.
+    pub key_id: Option<KeyId>,
+    /// Whether its content is given out.
+    pub state: FileState,
+    /// What moderation said, as JSON, if it was asked.
+    pub verdict: Option<serde_json::Value>,
 }
 
 impl FileRecord {
@@ -108,6 +150,7 @@ impl FileRecord {
             purpose: self.purpose.as_str().to_owned(),
             download_url: None,
             expires_at: self.expires_at.map(UnixMillis::seconds),
+            state: (self.state != FileState::Ready).then(|| self.state.name().to_owned()),
             media: None,
         }
     }

@@ -3,9 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::money::Money;
+use crate::purpose::PurposeName;
+use crate::tenant::{AccountSettings, TenantLimits};
 
 /// What every key starts with. NEVER change it: secret scanners and users know keys by it.
 const PREFIX: &str = "fg-";
@@ -211,6 +216,29 @@ pub struct Principal {
     pub key_id: KeyId,
     /// What the key may do.
     pub scopes: Scopes,
+    /// The purposes the key may touch; `None` for all.
+    pub purposes: Option<Vec<PurposeName>>,
+    /// Where the key may be used from; empty for anywhere.
+    pub networks: Vec<IpNet>,
+    /// What the key may use.
+    pub key_limits: TenantLimits,
+    /// What the account may use.
+    pub account_limits: TenantLimits,
+    /// How the account's files are kept.
+    pub settings: AccountSettings,
+    /// What the account could spend when it was looked up: its balance without what is held.
+    pub available: Money,
+    /// What the call costs at least, whatever the purpose turns out to be.
+    pub least_price: Money,
+    /// Whether the call costs something for some purpose.
+    pub priced: bool,
+}
+
+impl Principal {
+    /// Whether the key may touch files of `purpose`.
+    pub fn may_touch(&self, purpose: &PurposeName) -> bool {
+        self.purposes.as_ref().is_none_or(|allowed| allowed.contains(purpose))
+    }
 }
 
 #[cfg(test)]

@@ -3,18 +3,26 @@
 //! A value that exists is valid: [`FileId`], [`PurposeName`], [`PlainKey`] and the like can only be
 //! made by the functions that check them, so code below the HTTP layer never sees raw client text.
 
+pub mod admin;
+pub mod call;
 pub mod clock;
 pub mod error;
 pub mod file;
 pub mod id;
 pub mod key;
+pub mod money;
 pub mod purpose;
+pub mod tenant;
 pub mod units;
 pub mod wire;
 
+pub use admin::AdminScope;
+pub use call::{Call, PriceUnit};
 pub use clock::{Clock, SystemClock, UnixMillis};
 pub use error::{ApiError, ErrorCode};
-pub use file::{BlobKey, FileRecord, hex};
+pub use file::{BlobKey, FileRecord, FileState, hex};
 pub use id::{FileId, FileIdError};
 pub use key::{AccountId, KeyHash, KeyId, PlainKey, Principal, Scope, Scopes};
+pub use money::{Money, MoneyError};
 pub use purpose::{AcceptRule, DurationErrors, PurposeName, PurposePolicy};
+pub use tenant::{AccountSettings, TenantLimits};

@@ -48,6 +48,10 @@ pub struct FileObject {
     /// Unix seconds after which the file is deleted; absent when it is kept until deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
+    /// `review` or `quarantined` when the content is not given out; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(example = "review"))]
+    pub state: Option<String>,
     /// What was measured of the content (format, codec, `duration_ms`, …); on `retrieve` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]

@@ -1,11 +1,12 @@
 //! `filegate fsck`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 use filegate_store::fsck::{Options, Report, fsck};
-use filegate_store::{Catalog, DataDir, LocalBlobs, Reserve, StoreError};
+use filegate_store::{BookFault, Catalog, DataDir, LocalBlobs, Reserve, StoreError};
 use filegate_types::{Clock as _, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -13,9 +14,9 @@ use serde_json::json;
 use super::serve::ConfigArgs;
 use crate::exit::{Exit, Failure};
 use crate::printer::{Printer, Style};
-use crate::text::size;
+use crate::text::{escape, size};
 
-/// Check rows against files against SHA-256
+/// Check rows against files against SHA-256, and the books
 ///
 /// Without --repair it changes nothing and may run beside a server. With it the server must be
 /// stopped: files whose content is wrong or gone are marked (their content is then refused, never
@@ -40,23 +41,38 @@ pub(crate) fn run(args: &FsckArgs, printer: &Printer) -> Result<Exit, Failure> {
     super::server_runtime()?.block_on(check(args, printer))
 }
 
+/// Checks a directory that nobody serves, such as one that was just restored; changes nothing.
+pub(crate) fn check_directory(directory: &Path, printer: &Printer) -> Result<Exit, Failure> {
+    let options = Options { repair: false, digests: true };
+    super::server_runtime()?.block_on(check_at(directory, options, printer))
+}
+
 async fn check(args: &FsckArgs, printer: &Printer) -> Result<Exit, Failure> {
+    let options = Options { repair: args.repair, digests: !args.quick };
+    check_at(&args.config.load()?.data_dir, options, printer).await
+}
+
+async fn check_at(directory: &Path, options: Options, printer: &Printer) -> Result<Exit, Failure> {
     let usage = |error: StoreError| Failure::Usage(format!("{:#}", anyhow::Error::from(error)));
-    let dir = DataDir::open_existing(&args.config.load()?.data_dir).map_err(usage)?;
-    let _lock = if args.repair { Some(dir.lock().map_err(usage)?) } else { None };
+    let dir = DataDir::open_existing(directory).map_err(usage)?;
+    let _lock = if options.repair { Some(dir.lock().map_err(usage)?) } else { None };
     let blobs = LocalBlobs::of(&dir);
     let catalog =
         Catalog::open(&dir, Arc::new(Reserve::of(&dir))).context("cannot open the catalog")?;
     let total = catalog.counts().await.context("cannot count the files")?.files;
     let bar = bar(printer, total);
-    let options = Options { repair: args.repair, digests: !args.quick };
     let progress = |files, bytes| {
         bar.set_position(files);
         bar.set_message(size(bytes));
     };
     let report = fsck(&catalog, &blobs, options, SystemClock.now(), progress).await;
     bar.finish_and_clear();
-    print(&report.context("the check stopped")?, args.repair, printer)
+    print(&report.context("the check stopped")?, options.repair, printer)
+}
+
+fn book_fault(fault: &BookFault) -> String {
+    let BookFault { account, what, kept, counted } = fault;
+    format!("{what} of account {} is {kept}, its rows add up to {counted}", escape(account))
 }
 
 fn bar(printer: &Printer, files: u64) -> ProgressBar {
@@ -71,7 +87,8 @@ fn bar(printer: &Printer, files: u64) -> ProgressBar {
 
 fn print(report: &Report, repaired: bool, printer: &Printer) -> Result<Exit, Failure> {
     let lost = report.missing.len() + report.damaged.len();
-    let sound = report.is_clean() || (repaired && lost == 0 && report.catalog_fault.is_none());
+    let sound = report.is_clean()
+        || (repaired && lost == 0 && report.books.is_empty() && report.catalog_fault.is_none());
     let exit = if sound { Exit::Ok } else { Exit::Refused };
     if printer.style() == Style::Json {
         printer.json(&json!({
@@ -80,6 +97,7 @@ fn print(report: &Report, repaired: bool, printer: &Printer) -> Result<Exit, Fai
             "whole_again": report.whole_again,
             "orphans": report.orphans.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "orphan_bytes": report.orphan_bytes, "catalog_fault": report.catalog_fault,
+            "books": report.books.iter().map(book_fault).collect::<Vec<_>>(),
             "repaired": repaired, "clean": report.is_clean(),
         }))?;
         return Ok(exit);
@@ -95,6 +113,9 @@ fn print(report: &Report, repaired: bool, printer: &Printer) -> Result<Exit, Fai
     }
     for key in &report.orphans {
         printer.result(&format!("orphan: no row knows blob {key}"))?;
+    }
+    for fault in &report.books {
+        printer.result(&format!("books: {}", book_fault(fault)))?;
     }
     if let Some(fault) = &report.catalog_fault {
         printer.result(&format!("catalog: {fault}; restore it from a backup"))?;

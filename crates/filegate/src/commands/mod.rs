@@ -1,12 +1,12 @@
 //! The commands, one a file, and what they share.
 
+pub(crate) mod admin;
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod fsck;
 pub(crate) mod get;
 pub(crate) mod info;
-pub(crate) mod key;
 pub(crate) mod ls;
 pub(crate) mod rm;
 pub(crate) mod serve;
@@ -25,7 +25,21 @@ pub(crate) fn run(cli: Cli, printer: &Printer) -> Result<Exit, Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(&args, printer),
         Command::Demo(args) => demo::run(&args, printer),
-        Command::Key(args) => key::run(args, printer),
+        Command::Account(args) => admin::account::run(args, printer),
+        Command::Key(args) => admin::key::run(args, printer),
+        Command::File(args) => admin::file::run(args, printer),
+        Command::Receipt(args) => admin::receipt::run(args, printer),
+        Command::Ledger(args) => admin::ledger::run(args, printer),
+        Command::Price(args) => admin::price::run(args, printer),
+        Command::Moderation(args) => admin::moderation::run(args, printer),
+        Command::Usage(args) => admin::usage::run(args, printer),
+        Command::Audit(args) => admin::audit::run(args, printer),
+        Command::Job(args) => admin::job::run(args, printer),
+        Command::Inflight(args) => admin::inflight::run(args, printer),
+        Command::Policy(args) => admin::policy::run(&args, printer),
+        Command::Config(args) => admin::config::run(&args, printer),
+        Command::Token(args) => admin::token::run(args, printer),
+        Command::Backup(args) => admin::backup::run(args, printer),
         Command::Fsck(args) => fsck::run(&args, printer),
         Command::Doctor(args) => doctor::run(&args, printer),
         Command::Upload(args) => {

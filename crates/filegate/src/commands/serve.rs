@@ -41,14 +41,14 @@ pub(crate) struct ServeArgs {
 }
 
 /// Where the settings and the data are; shared by all commands that work on a data directory.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ConfigArgs {
     /// The directory with the catalog and the files [default: ./filegate-data]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 
     /// A file of settings; must exist when given
-    #[arg(long, env = "FILEGATE_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "FILEGATE_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
 
@@ -119,13 +119,18 @@ async fn serve(config: Config, printer: &Printer) -> Result<Exit, Failure> {
 
 /// Starts a server; what only the operator can mend is a matter of usage.
 pub(crate) async fn start(config: Config) -> Result<Server, Failure> {
-    Server::start(config).await.map_err(|error| match error {
+    Server::start(config).await.map_err(unstarted)
+}
+
+/// Why a data directory could not be opened or served.
+pub(crate) fn unstarted(error: StartError) -> Failure {
+    match error {
         StartError::Listen { .. } => Failure::Usage(format!("{:#}", anyhow::Error::from(error))),
         StartError::Store(
             filegate_store::StoreError::InUse(_) | filegate_store::StoreError::Unusable(_),
         ) => Failure::Usage(error.to_string()),
         other => Failure::Fault(other.into()),
-    })
+    }
 }
 
 fn log_to_stderr(config: &Config) -> Result<(), Failure> {

@@ -9,14 +9,14 @@ use crate::{Bench, FILEGATE, REPOSITORY, packages, run, told};
 
 /// A fenced block after `<!-- tested -->`, or after `<!-- tested: TEXT -->`, when its output has TEXT.
 #[derive(Debug, PartialEq)]
-struct Snippet {
-    line: usize,
-    language: String,
-    text: String,
-    shows: Option<String>,
+pub(crate) struct Snippet {
+    pub(crate) line: usize,
+    pub(crate) language: String,
+    pub(crate) text: String,
+    pub(crate) shows: Option<String>,
 }
 
-fn snippets(page: &str) -> Vec<Snippet> {
+pub(crate) fn snippets(page: &str) -> Vec<Snippet> {
     let mut found = Vec::new();
     let mut lines = page.lines().enumerate();
     while let Some((_, line)) = lines.next() {
@@ -39,7 +39,7 @@ fn snippets(page: &str) -> Vec<Snippet> {
     found
 }
 
-fn interpreter(bench: &Bench, language: &str) -> Command {
+pub(crate) fn interpreter(bench: &Bench, language: &str) -> Command {
     match language {
         "sh" => {
             let mut command = bench.command("bash");

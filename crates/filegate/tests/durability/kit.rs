@@ -39,6 +39,7 @@ impl Home {
     pub(crate) fn at(data: PathBuf, dir: tempfile::TempDir) -> Self {
         let made = filegate(&data, &["key", "create", "--name", "test"]);
         assert!(made.status.success(), "{}", text(&made.stderr));
+        charge_everything(&data);
         Self { key: text(&made.stdout).trim().to_owned(), data, _dir: dir }
     }
 
@@ -319,11 +320,37 @@ impl Ledger {
     }
 }
 
-/// `fsck` finds nothing.
+/// Prices for uploads and deletes, and more money than any test spends: so that whatever is broken on
+/// purpose, the books can be held against the files.
+fn charge_everything(data: &Path) {
+    let connection = rusqlite::Connection::open(data.join("catalog.db")).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO prices (call, purpose, unit, amount)
+             VALUES ('files.upload', '', 'call', 7), ('files.upload', '', 'mib', 1000),
+                    ('files.delete', '', 'call', 3);
+             INSERT INTO ledger (account_id, at, kind, amount, balance)
+             VALUES (1, 0, 'top_up', 1000000000000, 1000000000000);
+             UPDATE accounts SET balance = 1000000000000",
+        )
+        .unwrap();
+}
+
+/// `fsck` finds nothing, books included, and each file that was ever stored was paid once.
 #[track_caller]
 pub(crate) fn fsck_clean(home: &Home) {
     let output = home.run(&["fsck"]);
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    let connection = rusqlite::Connection::open(home.data.join("catalog.db")).unwrap();
+    let count = |query: &str| -> i64 { connection.query_row(query, [], |row| row.get(0)).unwrap() };
+    let paid = count("SELECT count(DISTINCT file_id) FROM ledger WHERE call = 'files.upload'");
+    assert_eq!(paid, count("SELECT count(*) FROM ledger WHERE call = 'files.upload'"));
+    let deleted = count("SELECT count(*) FROM receipts");
+    assert_eq!(paid, count("SELECT count(*) FROM files") + deleted);
+    let clients = count("SELECT count(*) FROM receipts WHERE cause = 'client'");
+    assert_eq!(count("SELECT count(*) FROM ledger WHERE call = 'files.delete'"), clients);
+    let held = count("SELECT sum(held) FROM accounts");
+    assert_eq!(held, count("SELECT coalesce(sum(hold), 0) FROM uploads"));
 }
 
 /// Refused with 1013 (contract §4), never as a fault of the request.

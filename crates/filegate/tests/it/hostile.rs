@@ -515,7 +515,7 @@ fn row_27_floods_of_connections() {
 
 #[test]
 fn uploads_over_the_cap_are_told_to_wait() {
-    let server = kit::start_with("[limits]\nuploads_max = 1\n");
+    let server = kit::start_with("[limits]\nuploads_max = 1\nupload_wait = \"0s\"\n");
     let form = good_form();
     let length = format!("Content-Length: {}", form.len());
     let mut first = Connection::open(&server.address).unwrap();

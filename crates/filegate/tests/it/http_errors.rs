@@ -61,7 +61,7 @@ fn each_code_has_its_status() {
 #[test]
 fn what_may_be_tried_again_says_so() {
     let server = kit::start_with(
-        "http_errors = \"status\"\n[limits]\nuploads_max = 1\nbody_idle = \"1s\"\n\
+        "http_errors = \"status\"\n[limits]\nuploads_max = 1\nupload_wait = \"0s\"\nbody_idle = \"1s\"\n\
          [jobs]\nupload_lease = \"5s\"\n",
     );
     let form_type = format!("Content-Type: {}", kit::FORM_TYPE);

@@ -13,6 +13,7 @@ mod kit;
 mod links;
 mod list;
 mod matrix;
+mod operators;
 mod ops;
 mod refusal;
 mod retrieve;

@@ -76,7 +76,7 @@ pub(crate) enum Role {
     Other,
 }
 
-fn role_in_texts(name: &[u8]) -> Role {
+pub(super) fn role_in_texts(name: &[u8]) -> Role {
     let file = name.rsplit(|byte| matches!(byte, b'/' | b'\\')).next().unwrap_or_default();
     let ends = |suffix: &[u8]| {
         let at = file.len().checked_sub(suffix.len());

@@ -1,34 +1,61 @@
 //! Who is calling (contract §5).
 
-use filegate_types::{ApiError, ErrorCode, KeyHash, Principal, Scope};
+use std::time::Duration;
+
+use filegate_store::Caller;
+use filegate_types::{ApiError, Call, ErrorCode, KeyHash, Principal};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use super::layer::Trace;
 use super::reply::store_failed;
 use crate::app::App;
+use crate::gate::network;
 
 /// Longest credential that is looked at; a key of ours has 46 characters.
 const CREDENTIAL_BYTES_MAX: usize = 4096;
+/// How long the answer to a request over its limit is held back. It says to wait for a second at least.
+const OVER_LIMIT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Lets the caller in if its key is good and may do `scope`. Everything a handler does for a tenant
-/// starts from the principal that is returned.
+/// Lets the caller in if its key is good, may be used from where it is, has requests left, and may make
+/// `call`. Everything a handler does for a tenant starts from the principal that is returned; its
+/// limits are the effective ones, with the defaults of the configuration.
 pub(super) async fn admit(
     app: &App,
     headers: &HeaderMap,
     trace: &Trace,
-    scope: Scope,
+    call: Call,
 ) -> Result<Principal, ApiError> {
     let presented = credential(headers).ok_or(ErrorCode::NotAuthorized)?;
     let hash = KeyHash::of(presented);
-    let principal = app
-        .catalog
-        .authenticate(hash, app.clock.now())
-        .await
-        .map_err(|error| store_failed(&error))?
-        .ok_or(ErrorCode::InvalidKey)?;
+    let caller = app.catalog.authenticate(hash, call, app.clock.now()).await;
+    let mut principal = match caller.map_err(|error| store_failed(&error))? {
+        None => return Err(ErrorCode::InvalidKey.into()),
+        Some(Caller::Disabled(key_id)) => {
+            trace.authenticated(key_id);
+            return Err(ApiError::out_of_scope("the account is disabled"));
+        }
+        Some(Caller::Active(principal)) => *principal,
+    };
     trace.authenticated(principal.key_id);
-    if !principal.scopes.allow(scope) {
+    // Before it is counted: who has stolen a key does not use up what its owner may use.
+    network::check(&principal, trace.client())?;
+    let defaults = &app.config.limits;
+    principal.key_limits = principal.key_limits.or(&defaults.key);
+    principal.account_limits = principal.account_limits.or(&defaults.account);
+    let (allowance, counted) = app.gate.request(&principal);
+    if let Some(allowance) = allowance {
+        trace.counted(allowance);
+    }
+    if counted.is_err() {
+        // Who does not wait as it is told sends the next as soon as this is answered: a flood on so
+        // many connections is then so many requests in this time, and costs others next to nothing.
+        tokio::time::sleep(OVER_LIMIT_PAUSE).await;
+    }
+    counted?;
+    if let Some(scope) = call.scope()
+        && !principal.scopes.allow(scope)
+    {
         return Err(ApiError::out_of_scope(format_args!("this key may not use the scope {scope}")));
     }
     Ok(principal)

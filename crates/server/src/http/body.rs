@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::app::App;
 use crate::config::Limits;
+use crate::gate::Tally;
 use crate::lifecycle::Tasks;
 
 /// A request body being read.
@@ -29,6 +30,7 @@ pub(crate) struct Incoming {
     received: u64,
     ended: bool,
     waits_for_continue: bool,
+    tally: Option<Tally>,
 }
 
 impl Incoming {
@@ -42,7 +44,13 @@ impl Incoming {
             started: Instant::now(),
             received: 0,
             waits_for_continue,
+            tally: None,
         }
+    }
+
+    /// Has what is read counted by `tally`.
+    pub(crate) fn count(&mut self, tally: Option<Tally>) {
+        self.tally = tally;
     }
 
     /// Bytes read so far.
@@ -74,6 +82,9 @@ impl Incoming {
             Some(Ok(piece)) => {
                 self.waits_for_continue = false;
                 self.received += piece.len() as u64;
+                if let Some(tally) = &mut self.tally {
+                    tally.add(piece.len());
+                }
                 self.check_rate()?;
                 Ok(Some(piece))
             }

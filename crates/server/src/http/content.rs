@@ -13,7 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use filegate_store::{BlobReader, StoreError};
-use filegate_types::{AccountId, ApiError, FileId, FileRecord, Scope};
+use filegate_types::{
+    AccountId, ApiError, Call, ErrorCode, FileId, FileRecord, FileState, Principal,
+};
 use futures_util::stream;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
@@ -28,6 +30,8 @@ use super::layer::Trace;
 use super::range::{self, Ranges};
 use super::{auth, query_file_id, reply};
 use crate::app::{App, random};
+use crate::gate::purposes;
+use crate::pay;
 
 static REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
@@ -70,17 +74,20 @@ pub(super) async fn handler(
 ) -> Response {
     let (parts, _body) = request.into_parts();
     let served = async {
-        let principal = auth::admit(&app, &parts.headers, &trace, Scope::FilesRead).await?;
+        let principal = auth::admit(&app, &parts.headers, &trace, Call::Content).await?;
+        pay::can_pay(&principal)?;
         let file_id = query_file_id(parts.uri.query())?;
-        serve(&app, principal.account_id, file_id, &parts).await
+        serve(&app, principal.account_id, Some(&principal), file_id, &parts).await
     };
     served.await.unwrap_or_else(|error| reply::refusal(&error, reply::bare))
 }
 
-/// The content of a file of `account`, as the request asks for it.
+/// The content of a file of `account`, as the request asks for it. A `principal` gets only what its key
+/// may touch, and pays; links have none, and were paid with the retrieve that made them.
 pub(super) async fn serve(
     app: &Arc<App>,
     account: AccountId,
+    principal: Option<&Principal>,
     file_id: FileId,
     request: &Parts,
 ) -> Result<Response, ApiError> {
@@ -88,8 +95,14 @@ pub(super) async fn serve(
     let found = app.catalog.file_with_sums(account, file_id, app.clock.now()).await;
     let found = found.map_err(|error| reply::store_failed(&error))?;
     let (record, block_sums) = found.ok_or_else(ApiError::file_not_found)?;
+    if let Some(principal) = principal {
+        purposes::check(principal, &record.purpose)?;
+    }
     if record.damaged_at.is_some() {
         return Err(reply::store_failed(&StoreError::Damaged(record.blob_key.to_string())));
+    }
+    if let Some(held) = held_back(&record) {
+        return Err(held);
     }
     let etag = format!("\"{}\"", filegate_types::hex(&record.sha256));
     if none_match(headers, &etag) {
@@ -111,8 +124,24 @@ pub(super) async fn serve(
     let opened = app.tasks.blocking(move || blobs.open(&key, bytes, block_sums)).await;
     let reader = opened.unwrap_or(Err(StoreError::Closed));
     let reader = Arc::new(reader.map_err(|error| reply::store_failed(&error))?);
+    if let Some(principal) = principal
+        && request.method == Method::GET
+    {
+        let bytes = ranges.bytes(record.bytes);
+        pay::for_read(app, principal, Call::Content, Some(&record), bytes).await?;
+    }
     metrics::counter!("filegate_downloads_total").increment(1);
     respond(app, &record, &etag, reader, ranges).await
+}
+
+/// Why the content is not given out, if it is not.
+fn held_back(record: &FileRecord) -> Option<ApiError> {
+    let why = match record.state {
+        FileState::Ready => return None,
+        FileState::Review => "the file is held for review",
+        FileState::Quarantined => "the file is quarantined",
+    };
+    Some(ApiError::detailed(ErrorCode::Sensitive, why))
 }
 
 async fn respond(

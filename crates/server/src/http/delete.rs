@@ -6,13 +6,15 @@ use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use filegate_store::DeleteOutcome;
 use filegate_types::wire::{BaseResp, DeleteReply, DeleteRequest};
-use filegate_types::{ApiError, FileId, Principal, Scope};
+use filegate_types::{ApiError, Call, FileId, Principal};
 use serde::Serialize;
 
 use super::body::{Incoming, media_type, parse_json, read_small, refuse_encoded};
 use super::layer::Trace;
 use super::{auth, query_file_id, query_value, reply};
 use crate::app::App;
+use crate::gate::purposes;
+use crate::pay;
 
 /// Bytes of the body.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -36,7 +38,7 @@ pub(super) async fn handler(
     let (parts, body) = request.into_parts();
     let mut incoming = Incoming::new(&parts.headers, body, app.config.limits.clone());
     let deleted = async {
-        let principal = auth::admit(&app, &parts.headers, &trace, Scope::FilesDelete).await?;
+        let principal = auth::admit(&app, &parts.headers, &trace, Call::Delete).await?;
         refuse_encoded(&parts.headers)?;
         let bytes = read_small(&mut incoming, BODY_BYTES_MAX).await?;
         let form = media_type(&parts.headers) == "application/x-www-form-urlencoded";
@@ -58,7 +60,7 @@ pub(super) async fn by_query(
 ) -> Response {
     let (parts, _body) = request.into_parts();
     let deleted = async {
-        let principal = auth::admit(&app, &parts.headers, &trace, Scope::FilesDelete).await?;
+        let principal = auth::admit(&app, &parts.headers, &trace, Call::Delete).await?;
         let file_id = query_file_id(parts.uri.query())?;
         delete(&app, &principal, DeleteRequest { file_id, purpose: None }).await
     };
@@ -94,16 +96,20 @@ async fn delete(
     principal: &Principal,
     asked: DeleteRequest,
 ) -> Result<FileId, ApiError> {
-    let purposes = match asked.purpose.as_deref() {
-        None | Some("") => vec![],
-        Some(purpose) => {
-            let known = app.config.known_purpose(purpose);
-            let (name, _) = known.ok_or_else(ApiError::invalid_purpose)?;
-            app.config.twins(name)
-        }
-    };
+    let purposes = purposes::meant(&app.config, principal, asked.purpose.as_deref())?;
     let (now, file_id) = (app.clock.now(), asked.file_id);
-    let outcome = app.catalog.delete_file(principal.account_id, file_id, purposes, now).await;
+    if principal.purposes.is_some() {
+        // A file's purpose never changes, and its id is never another's: what is seen here still
+        // holds when it is deleted.
+        let found = app.catalog.file(principal.account_id, file_id, now).await;
+        let found = found.map_err(|error| reply::store_failed(&error))?;
+        purposes::check(principal, &found.ok_or_else(ApiError::file_not_found)?.purpose)?;
+    }
+    let purposes = purposes.unwrap_or_default();
+    let outcome = app
+        .catalog
+        .delete_file(principal.account_id, principal.key_id, file_id, purposes, now)
+        .await;
     match outcome.map_err(|error| reply::store_failed(&error))? {
         DeleteOutcome::Deleted => {
             metrics::counter!("filegate_deletes_total").increment(1);
@@ -111,6 +117,7 @@ async fn delete(
             Ok(file_id)
         }
         DeleteOutcome::NotFound => Err(ApiError::file_not_found()),
+        DeleteOutcome::Short(short) => Err(pay::refused(short)),
         DeleteOutcome::OtherPurpose => {
             Err(ApiError::invalid("purpose is not the purpose of this file"))
         }

@@ -53,7 +53,7 @@ pub(super) async fn handler(
         Err(LinkError::Forged) => return forbidden("the link is not valid"),
         Err(LinkError::Expired) => return forbidden("the link has ended; retrieve the file again"),
     };
-    content::serve(&app, account, file_id, &parts).await.unwrap_or_else(|error| {
+    content::serve(&app, account, None, file_id, &parts).await.unwrap_or_else(|error| {
         let status = StatusCode::from_u16(error.http_status());
         reply::fault(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &error)
     })

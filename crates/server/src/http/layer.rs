@@ -1,5 +1,6 @@
 //! What wraps every handler: the Trace-Id, the one log line, the status setting, panics.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -14,27 +15,44 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tracing::Instrument as _;
 
 use super::reply::{self, Outcome};
+use crate::accept::Peer;
 use crate::app::{App, random};
 use crate::config::HttpErrors;
+use crate::gate::limits::Allowance;
+use crate::gate::network;
 
 static TRACE_ID: HeaderName = HeaderName::from_static("trace-id");
+static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// The request's identity in logs and replies; in every request's extensions.
 #[derive(Debug, Clone)]
 pub(super) struct Trace {
     id: Arc<str>,
+    client: IpAddr,
     key: Arc<OnceLock<KeyId>>,
+    allowance: Arc<OnceLock<Allowance>>,
 }
 
 impl Trace {
-    fn new() -> Self {
+    fn new(client: IpAddr) -> Self {
         let id = format!("{:032x}", u128::from_be_bytes(random()));
-        Self { id: id.into(), key: Arc::default() }
+        Self { id: id.into(), client, key: Arc::default(), allowance: Arc::default() }
+    }
+
+    /// Where the request comes from.
+    pub(super) fn client(&self) -> IpAddr {
+        self.client
     }
 
     /// Notes whose request it is, for the log.
     pub(super) fn authenticated(&self, key: KeyId) {
         let _first_wins = self.key.set(key);
+    }
+
+    /// Notes what the reply is to say of the limit on requests.
+    pub(super) fn counted(&self, allowance: Allowance) {
+        let _first_wins = self.allowance.set(allowance);
     }
 }
 
@@ -45,7 +63,7 @@ pub(super) async fn wrap(
     next: Next,
 ) -> Response {
     let started = Instant::now();
-    let trace = Trace::new();
+    let trace = Trace::new(client(&app, &request));
     request.extensions_mut().insert(trace.clone());
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -70,6 +88,14 @@ pub(super) async fn wrap(
         TRACE_ID.clone(),
         HeaderValue::from_str(&trace.id).expect("hex digits are a header value"),
     );
+    if let Some(allowance) = trace.allowance.get() {
+        for (name, value) in
+            [(&RATE_LIMIT_POLICY, allowance.policy()), (&RATE_LIMIT, allowance.state())]
+        {
+            let value = HeaderValue::try_from(value).expect("digits and names are a header value");
+            headers.insert(name.clone(), value);
+        }
+    }
     if chunked {
         // A request with both framings is the raw material of smuggling. hyper reads it by
         // Transfer-Encoding, as RFC 9112 §6.1 wants, but keeps the connection, which it does not.
@@ -77,6 +103,14 @@ pub(super) async fn wrap(
     }
     record(&span, &trace, &method, &route, response.status(), outcome, started);
     response
+}
+
+/// The client's address, as far as it can be known.
+fn client(app: &App, request: &Request) -> IpAddr {
+    // Every connection that is accepted has a peer; no network of a key covers the stand-in.
+    let peer = request.extensions().get::<Peer>();
+    let peer = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |Peer(address)| address.ip());
+    network::client_address(peer, request.headers(), &app.config.network.trusted_proxies)
 }
 
 fn record(
@@ -102,6 +136,7 @@ fn record(
         status = status.as_u16(),
         code,
         key_id = trace.key.get().map(|key| key.0),
+        client = %trace.client,
         elapsed_ms = elapsed.as_secs_f64() * 1e3,
         "http.reply"
     );

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use filegate_types::wire::{BaseResp, FileObject, ListReply};
-use filegate_types::{ApiError, FileId, Scope};
+use filegate_types::{ApiError, Call, FileId};
 use http::request::Parts;
 use serde::Serialize;
 
 use super::layer::Trace;
 use super::{auth, query_value, reply};
 use crate::app::App;
+use crate::gate::purposes;
+use crate::pay;
 
 /// Files in one reply when `limit` is absent.
 const LIMIT_DEFAULT: u32 = 1_000;
@@ -73,17 +75,11 @@ fn answer<T: Serialize>(
 }
 
 async fn list(app: &App, trace: &Trace, request: &Parts) -> Result<ListReply, ApiError> {
-    let principal = auth::admit(app, &request.headers, trace, Scope::FilesList).await?;
+    let principal = auth::admit(app, &request.headers, trace, Call::List).await?;
+    pay::can_pay(&principal)?;
     let query = request.uri.query();
-    let purposes = match query_value(query, "purpose")?.as_deref() {
-        // An empty value is what clients with an unset option send.
-        None | Some("") => vec![],
-        Some(purpose) => {
-            let known = app.config.known_purpose(purpose);
-            let (name, _) = known.ok_or_else(ApiError::invalid_purpose)?;
-            app.config.twins(name)
-        }
-    };
+    let purpose = query_value(query, "purpose")?;
+    let purposes = purposes::meant(&app.config, &principal, purpose.as_deref())?;
     let limit = match query_value(query, "limit")? {
         None => None,
         Some(text) => Some(parse_limit(&text)?),
@@ -97,10 +93,18 @@ async fn list(app: &App, trace: &Trace, request: &Parts) -> Result<ListReply, Ap
     let paged = limit.is_some() || after.is_some();
     let limit = limit.unwrap_or(LIMIT_DEFAULT);
     let now = app.clock.now();
-    let found = app.catalog.list(principal.account_id, purposes, after, limit + 1, now).await;
-    let mut found = found.map_err(|error| reply::store_failed(&error))?;
+    let mut found = match purposes {
+        // For the catalog none are all.
+        Some(none) if none.is_empty() => vec![],
+        purposes => {
+            let purposes = purposes.unwrap_or_default();
+            let found = app.catalog.list(principal.account_id, purposes, after, limit + 1, now);
+            found.await.map_err(|error| reply::store_failed(&error))?
+        }
+    };
     let has_more = found.len() > limit as usize;
     found.truncate(limit as usize);
+    pay::for_read(app, &principal, Call::List, None, 0).await?;
     Ok(ListReply {
         files: found.iter().map(filegate_types::FileRecord::to_wire).collect(),
         has_more: paged.then_some(has_more),

@@ -4,7 +4,6 @@
 //! errors of the API are entries of one table ([`filegate_types::error`]); [`reply`] is the only
 //! place where they become bytes.
 
-mod admin;
 mod auth;
 pub(crate) mod body;
 mod content;
@@ -14,6 +13,7 @@ mod layer;
 mod list;
 mod openapi;
 mod ops;
+mod pending;
 pub mod range;
 pub(crate) mod reply;
 mod retrieve;
@@ -40,7 +40,7 @@ const PREFIXES: [&str; 2] = ["/minimax", "/minimaxi"];
 pub(crate) fn public(app: &Arc<App>) -> Router {
     let (files, _) = openapi::files().split_for_parts();
     let (links, _) = openapi::links().split_for_parts();
-    let mut router = Router::new().merge(files.clone()).merge(links);
+    let mut router = Router::new().merge(files.clone()).merge(links).merge(pending::routes());
     for prefix in PREFIXES {
         router = router.nest(prefix, files.clone().merge(collection()));
     }
@@ -49,7 +49,7 @@ pub(crate) fn public(app: &Arc<App>) -> Router {
 
 /// What operators reach.
 pub(crate) fn operators(app: &Arc<App>) -> Router {
-    finish(ops::routes().merge(admin::routes()), app)
+    finish(ops::routes().merge(crate::admin::router()), app)
 }
 
 /// Old mmx clients call the collection itself. Without a prefix `/v1/files` is OpenAI's.
@@ -87,7 +87,7 @@ fn query_value(query: Option<&str>, name: &str) -> Result<Option<String>, ApiErr
     Ok(found)
 }
 
-fn url_pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
+pub(crate) fn url_pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
     let decode = |text: &str| {
         let spaced = text.replace('+', " ");
         percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()

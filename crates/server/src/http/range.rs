@@ -14,6 +14,17 @@ pub enum Ranges {
     Unsatisfiable,
 }
 
+impl Ranges {
+    /// How many bytes of a file of `len` they are.
+    pub fn bytes(&self, len: u64) -> u64 {
+        match self {
+            Self::Whole => len,
+            Self::Parts(parts) => parts.iter().map(|(first, last)| last - first + 1).sum(),
+            Self::Unsatisfiable => 0,
+        }
+    }
+}
+
 /// Reads a Range header against a file of `len` bytes.
 ///
 /// Malformed headers and other units are ignored, as RFC 9110 §14.2 wants. Sets that are too many,

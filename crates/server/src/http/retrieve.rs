@@ -5,13 +5,15 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use filegate_types::wire::{BaseResp, FileObject, RetrieveReply};
-use filegate_types::{ApiError, FileRecord, Scope};
+use filegate_types::{ApiError, Call, FileRecord, FileState};
 use http::header::HOST;
 use http::request::Parts;
 
 use super::layer::Trace;
 use super::{auth, query_file_id, reply};
 use crate::app::App;
+use crate::gate::purposes;
+use crate::pay;
 
 /// Retrieve a file
 ///
@@ -39,13 +41,18 @@ pub(super) async fn handler(
 }
 
 async fn retrieve(app: &App, trace: &Trace, request: &Parts) -> Result<FileObject, ApiError> {
-    let principal = auth::admit(app, &request.headers, trace, Scope::FilesRead).await?;
+    let principal = auth::admit(app, &request.headers, trace, Call::Retrieve).await?;
+    pay::can_pay(&principal)?;
     let file_id = query_file_id(request.uri.query())?;
     let found = app.catalog.file(principal.account_id, file_id, app.clock.now()).await;
     let record =
         found.map_err(|e| reply::store_failed(&e))?.ok_or_else(ApiError::file_not_found)?;
+    purposes::check(&principal, &record.purpose)?;
+    pay::for_read(app, &principal, Call::Retrieve, Some(&record), 0).await?;
     Ok(FileObject {
-        download_url: Some(download_url(app, request, &record)),
+        // What is held back has nothing to download.
+        download_url: (record.state == FileState::Ready)
+            .then(|| download_url(app, request, &record)),
         media: Some(record.media.clone()),
         ..record.to_wire()
     })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use filegate_types::wire::{BaseResp, UploadReply, Validated};
-use filegate_types::{ApiError, Scope};
+use filegate_types::{ApiError, Call};
 
 use super::body::Incoming;
 use super::layer::Trace;
@@ -19,6 +19,8 @@ use crate::intake::{self, Uploaded};
 pub(super) struct UploadForm {
     /// What the file is for, such as `voice_clone`. Before or after the file.
     purpose: String,
+    /// How long to keep it: seconds, or a span such as `12h` or `7d`, within the account's bounds.
+    expires_after: Option<String>,
     /// The file, with its name.
     #[schema(format = Binary, content_media_type = "application/octet-stream")]
     file: String,
@@ -32,7 +34,10 @@ pub(super) struct UploadForm {
     post,
     path = "/v1/files/upload",
     tag = "files",
-    params(("validate_only" = Option<bool>, Query, description = "`true`: run every check, store nothing")),
+    params(
+        ("validate_only" = Option<bool>, Query, description = "`true`: run every check, store nothing"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible characters: the same upload again within a day is answered as the first, stored and paid once"),
+    ),
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses((status = 200, description = "`base_resp.status_code` 0 and the file, or the error and `file` null", body = UploadReply)),
     security(("bearer" = []), ("api_key" = [])),
@@ -55,7 +60,7 @@ pub(super) async fn handler(
 async fn upload(app: &Arc<App>, trace: &Trace, request: Request) -> Result<UploadReply, ApiError> {
     let (parts, body) = request.into_parts();
     let admitted = async {
-        let principal = auth::admit(app, &parts.headers, trace, Scope::FilesWrite).await?;
+        let principal = auth::admit(app, &parts.headers, trace, Call::Upload).await?;
         let validate_only = match query_value(parts.uri.query(), "validate_only")?.as_deref() {
             None | Some("false" | "0") => false,
             Some("true" | "1" | "") => true,
@@ -73,6 +78,7 @@ async fn upload(app: &Arc<App>, trace: &Trace, request: Request) -> Result<Uploa
     let uploaded = intake::upload(app, &principal, &parts.headers, body, validate_only).await?;
     let (file, validated) = match uploaded {
         Uploaded::Stored(record) => (Some(record.to_wire()), None),
+        Uploaded::Repeated(file) => (Some(*file), None),
         Uploaded::Validated(checked) => {
             let validated = Validated {
                 bytes: checked.sum.bytes,

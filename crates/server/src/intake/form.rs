@@ -3,22 +3,25 @@
 use std::sync::Arc;
 
 use filegate_form::{Boundary, Event, FileName, FormError, Limits, PartHeaders, Reader};
-use filegate_types::ApiError;
 use filegate_types::purpose::{PurposeName, PurposePolicy};
-use filegate_types::units::Bytes;
+use filegate_types::units::{Bytes, Span};
+use filegate_types::{AccountSettings, ApiError, Principal};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
 use super::spool::Spool;
-use super::{Received, UploadGuard};
+use super::{Received, UploadGuard, quota};
 use crate::app::App;
 use crate::config::Config;
+use crate::gate::purposes;
 use crate::http::body::{Incoming, content_length, refuse_encoded};
 
 /// Parts of a form; upstream's has two, some clients add one or two of their own.
 const PARTS_MAX: usize = 20;
 /// Bytes of the purpose field.
 const PURPOSE_BYTES_MAX: usize = 256;
+/// Bytes of the `expires_after` field.
+const SPAN_BYTES_MAX: usize = 64;
 /// Bytes of a form that are not the file: boundaries, headers, other fields, what follows the end.
 const OVERHEAD_BYTES_MAX: u64 = 128 << 10;
 
@@ -27,6 +30,7 @@ const OVERHEAD_BYTES_MAX: u64 = 128 << 10;
 pub(super) struct ReceivedForm {
     pub(super) purpose: Option<(PurposeName, PurposePolicy)>,
     pub(super) file: Option<ReceivedFile>,
+    pub(super) expires_after: Option<Span>,
 }
 
 /// The file of a form.
@@ -49,6 +53,7 @@ impl ReceivedFile {
 enum Part {
     None,
     Purpose(Vec<u8>),
+    ExpiresAfter(Vec<u8>),
     File {
         max: Bytes,
     },
@@ -61,6 +66,7 @@ enum Part {
 /// Reads the whole body. What is refused is refused as soon as it is known.
 pub(super) async fn receive(
     app: &Arc<App>,
+    principal: &Principal,
     headers: &HeaderMap,
     incoming: &mut Incoming,
     guard: &mut UploadGuard,
@@ -78,6 +84,11 @@ pub(super) async fn receive(
         )));
     }
 
+    let length = content_length(headers);
+    let least = length.map_or(1, |length| length.saturating_sub(OVERHEAD_BYTES_MAX).max(1));
+    quota::check(app, principal, None, Bytes(least)).await?;
+    guard.bytes_max = Bytes(length.unwrap_or(largest).min(largest));
+
     let mut form = ReceivedForm::default();
     let mut part = Part::None;
     while let Some(chunk) = incoming.next().await? {
@@ -91,12 +102,19 @@ pub(super) async fn receive(
                     let bytes = event.bytes(&chunk).unwrap_or(&[]);
                     take(app, &mut form, &mut part, bytes, guard).await?;
                 }
-                Event::PartEnd => {
-                    if let Part::Purpose(value) = std::mem::replace(&mut part, Part::None) {
-                        end_purpose(&app.config, &mut form, &value)?;
+                Event::PartEnd => match std::mem::replace(&mut part, Part::None) {
+                    Part::Purpose(value) => {
+                        end_purpose(&app.config, principal, &mut form, &value)?;
                         *label = form.purpose.as_ref().map(|(name, _)| name.clone());
+                        guard.purpose.clone_from(label);
+                        quota::check(app, principal, label.as_ref(), Bytes(least)).await?;
                     }
-                }
+                    Part::ExpiresAfter(value) => {
+                        let asked = expires_after(&value, &principal.settings)?;
+                        form.expires_after = Some(asked);
+                    }
+                    _ => {}
+                },
                 Event::End => {}
             }
         }
@@ -141,6 +159,10 @@ fn start(
             Err(ApiError::invalid("purpose is a file, must be text"))
         }
         "purpose" => Ok(Part::Purpose(Vec::new())),
+        "expires_after" if form.expires_after.is_some() => {
+            Err(ApiError::invalid("expires_after is given twice"))
+        }
+        "expires_after" => Ok(Part::ExpiresAfter(Vec::new())),
         "file" if form.file.is_some() => Err(ApiError::invalid("file is given twice")),
         "file" => start_file(config, form, headers.file_name.as_deref()),
         _ => Ok(Part::Ignored),
@@ -180,9 +202,15 @@ fn size_limit(
     Ok(rules.map(|rule| rule.bytes_max).max())
 }
 
-fn end_purpose(config: &Config, form: &mut ReceivedForm, value: &[u8]) -> Result<(), ApiError> {
+fn end_purpose(
+    config: &Config,
+    principal: &Principal,
+    form: &mut ReceivedForm,
+    value: &[u8],
+) -> Result<(), ApiError> {
     let known = std::str::from_utf8(value).ok().and_then(|text| config.upload_policy(text));
     let (name, policy) = known.ok_or_else(ApiError::invalid_purpose)?;
+    purposes::check(principal, name)?;
     if let Some(file) = &form.file {
         let rule = policy.rule_for(&file.extension);
         let rule = rule.ok_or_else(|| ApiError::invalid_extension(name.as_str(), ""))?;
@@ -207,6 +235,13 @@ async fn take(
             value.extend_from_slice(bytes);
             Ok(())
         }
+        Part::ExpiresAfter(value) => {
+            if value.len() + bytes.len() > SPAN_BYTES_MAX {
+                return Err(ApiError::invalid("expires_after is too long"));
+            }
+            value.extend_from_slice(bytes);
+            Ok(())
+        }
         Part::File { max } => {
             let Some(file) = &mut form.file else { return Ok(()) };
             check_size(file.spool.bytes() + bytes.len() as u64, *max)?;
@@ -220,6 +255,27 @@ async fn take(
         // Counted with the rest of what is not the file.
         Part::Ignored | Part::None => Ok(()),
     }
+}
+
+/// How long the upload asks to be kept: seconds, or a span such as `12h`; within the account's bounds.
+fn expires_after(value: &[u8], settings: &AccountSettings) -> Result<Span, ApiError> {
+    let text = std::str::from_utf8(value).unwrap_or("").trim();
+    let seconds = text.parse::<u32>().ok().map(|seconds| Span::seconds(u64::from(seconds)));
+    let span = seconds.or_else(|| text.parse::<Span>().ok()).filter(|span| !span.0.is_zero());
+    let span = span.ok_or_else(|| {
+        ApiError::invalid("expires_after is neither seconds nor a span of time such as 12h or 7d")
+    })?;
+    if let Some(least) = settings.keep_min.filter(|least| span < *least) {
+        return Err(ApiError::invalid(format_args!(
+            "expires_after is {span}, this account's shortest is {least}"
+        )));
+    }
+    if let Some(longest) = settings.keep_max.filter(|longest| span > *longest) {
+        return Err(ApiError::invalid(format_args!(
+            "expires_after is {span}, this account's longest is {longest}"
+        )));
+    }
+    Ok(span)
 }
 
 pub(super) fn check_size(bytes: u64, max: Bytes) -> Result<(), ApiError> {

@@ -9,6 +9,7 @@
 //!             (when the memory is full, or before 6)
 //! 4 spill     pieces to tmp/KEY, summed on the way        a file in tmp/, swept at the next start; a row
 //! 5 inspect   the content against the purpose             as 4. Refused: file and row are removed
+//!             Then moderation; for the webhook the bytes go to tmp/KEY first, if they have not
 //! 6 land      fsync, rename to blobs/xx/KEY, fsync dir    a whole blob; its row gives it to the reaper
 //! 7 commit    `uploads` row -> `files` row, synced        COMMIT POINT: the file is there for ever
 //! 8 reply     status_code 0
@@ -22,32 +23,45 @@
 
 mod form;
 mod inspect;
+mod quota;
+mod repeat;
 mod spool;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use filegate_store::{BlobSum, NewFile, StoreError};
+use filegate_store::{BlobSum, CommitOutcome, FirstAnswer, NewFile, NewUpload, StoreError};
 use filegate_types::purpose::{Keep, PurposeName, PurposePolicy};
-use filegate_types::{AccountId, ApiError, BlobKey, ErrorCode, FileRecord, Principal, UnixMillis};
+use filegate_types::units::{Bytes, Span};
+use filegate_types::wire::FileObject;
+use filegate_types::{
+    AccountId, AccountSettings, ApiError, BlobKey, ErrorCode, FileRecord, KeyId, Principal,
+    UnixMillis,
+};
 use http::HeaderMap;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::{App, random};
-use crate::http::body::Incoming;
+use crate::gate::places::Place;
+use crate::http::body::{Incoming, content_length};
 use crate::http::reply::store_failed;
+use crate::moderation::{self, What};
+use crate::pay;
 use form::ReceivedForm;
 use inspect::Inspected;
-use spool::Spool;
+use repeat::Repeatable;
 
 pub use inspect::inspect_file;
+pub(crate) use repeat::InFlightKeys;
+pub(crate) use spool::{Source, Spool};
 
 /// What an upload came to.
 #[derive(Debug)]
 pub(crate) enum Uploaded {
     /// It is a file now.
     Stored(Box<FileRecord>),
+    /// It was stored before: the first answer.
+    Repeated(Box<FileObject>),
     /// It passed every check, and nothing was kept.
     Validated(Box<Checked>),
 }
@@ -68,6 +82,7 @@ struct Received {
     filename: String,
     extension: String,
     spool: Spool,
+    expires_after: Option<Span>,
 }
 
 /// Takes one upload through all steps. On refusal the rest of the body is drained.
@@ -99,21 +114,25 @@ async fn receive_and_finish(
     validate_only: bool,
     label: &mut Option<PurposeName>,
 ) -> Result<Uploaded, ApiError> {
-    let place = Arc::clone(&app.uploads).try_acquire_owned().map_err(|_none_left| {
-        let max = app.config.limits.uploads_max;
-        ApiError::detailed(ErrorCode::RateLimit, format_args!("{max} uploads are in progress"))
-            .retry_after(1)
-    })?;
+    let (place, tally) = app.gate.upload(principal, content_length(headers)).await?;
+    incoming.count(tally);
+    let repeatable =
+        if validate_only { None } else { Repeatable::begin(app, principal, headers).await? };
     let _in_flight = InFlight::enter();
-    let mut guard = UploadGuard::new(app, principal.account_id);
+    let mut guard = UploadGuard::new(app, principal);
+    // What is only checked, or was paid before, costs nothing.
+    guard.free = validate_only || repeatable.as_ref().is_some_and(|r| r.kept.is_some());
+    if !guard.free {
+        pay::can_pay(principal)?;
+    }
     let receiving = Instant::now();
-    let received = form::receive(app, headers, incoming, &mut guard, label).await?;
+    let received = form::receive(app, principal, headers, incoming, &mut guard, label).await?;
     stage("receive", receiving);
     // From here on the service owns the work, whether or not the client stays.
     let app = Arc::clone(app);
     let tasks = app.tasks.clone();
     let span = tracing::Span::current();
-    let work = finish(app, received, guard, place, validate_only);
+    let work = finish(app, principal.clone(), received, guard, place, validate_only, repeatable);
     let finished = tasks.spawn(tracing::Instrument::instrument(work, span));
     finished.await.unwrap_or_else(|_panic| Err(ErrorCode::Unknown.into()))
 }
@@ -121,22 +140,43 @@ async fn receive_and_finish(
 /// Steps 5 to 7.
 async fn finish(
     app: Arc<App>,
+    principal: Principal,
     received: Received,
     mut guard: UploadGuard,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     validate_only: bool,
+    repeatable: Option<Repeatable>,
 ) -> Result<Uploaded, ApiError> {
-    let Received { purpose, policy, filename, extension, spool } = received;
+    let (received, first_answer) = match repeatable {
+        None => (received, None),
+        Some(ref repeatable) => match repeated(&app, received, &mut guard, repeatable).await? {
+            Repeated::Before(file) => return Ok(Uploaded::Repeated(file)),
+            Repeated::Never(received, first) => (*received, Some(first)),
+        },
+    };
+    let Received { purpose, policy, filename, extension, spool, expires_after } = received;
     let inspecting = Instant::now();
-    let probe_place = app.probes.acquire().await.map_err(|_closed| ErrorCode::Internal)?;
+    let turn = app.gate.turn(principal.account_id).await?;
     let decode = app.config.probe.decode;
     let inspection =
         app.tasks.blocking(move || inspect::inspect(spool, &policy, &extension, decode)).await;
-    drop(probe_place);
     let (spool, inspected) = inspection.map_err(|_panic| ErrorCode::Unknown)??;
     stage("inspect", inspecting);
+    // Moderation may wait for others for seconds.
+    drop(turn);
+    if !validate_only {
+        let bytes = Bytes(spool.bytes());
+        quota::check(&app, &principal, Some(&purpose), bytes).await?;
+        guard.purpose = Some(purpose.clone());
+        guard.bytes_max = bytes;
+    }
 
     let Inspected { media_type, media, keep } = inspected;
+    let moderating = Instant::now();
+    let what =
+        What { purpose: &purpose, filename: &filename, media_type, media: &media, validate_only };
+    let (spool, verdict) = moderation::check(&app, &principal, &mut guard, spool, what).await?;
+    stage("moderate", moderating);
     if validate_only {
         let sum = spool.into_sum();
         guard.abort().await;
@@ -144,6 +184,8 @@ async fn finish(
         return Ok(Uploaded::Validated(Box::new(checked)));
     }
 
+    // Landing and committing use the disk as examining uses the processor.
+    let _turn = app.gate.turn(principal.account_id).await?;
     let landing = Instant::now();
     let key = guard.begin().await?;
     let blobs = app.blobs.clone();
@@ -155,8 +197,9 @@ async fn finish(
 
     let committing = Instant::now();
     let now = app.clock.now();
-    let expires_at = expiry(keep, now);
+    let expires_at = expiry(keep, expires_after, &principal.settings, now);
     let media_type = media_type.to_owned();
+    let key_id = principal.key_id;
     let draft = |blob_key| NewFile {
         purpose,
         filename,
@@ -165,6 +208,11 @@ async fn finish(
         media_type,
         media,
         expires_at,
+        key_id,
+        state: verdict.state,
+        verdict: verdict.json,
+        limits: principal.account_limits.clone(),
+        first_answer,
         id_bits: id_bits(),
     };
     let record = guard.commit(draft, now).await?;
@@ -172,11 +220,55 @@ async fn finish(
     Ok(Uploaded::Stored(Box::new(record)))
 }
 
-fn expiry(keep: Keep, now: UnixMillis) -> Option<UnixMillis> {
-    match keep {
+/// When the file goes: what the upload asked for, else what the purpose says, and never later than the
+/// account's longest.
+fn expiry(
+    keep: Keep,
+    asked: Option<Span>,
+    settings: &AccountSettings,
+    now: UnixMillis,
+) -> Option<UnixMillis> {
+    let usual = match keep {
         Keep::UntilDeleted => None,
-        Keep::For(span) => Some(now.plus(span.0)),
-    }
+        Keep::For(span) => Some(span),
+    };
+    let wanted = asked.or(usual);
+    let kept = match (wanted, settings.keep_max) {
+        (Some(wanted), Some(longest)) => Some(wanted.min(longest)),
+        (wanted, longest) => wanted.or(longest),
+    };
+    kept.map(|span| now.plus(span.0))
+}
+
+/// Whether a request with an `Idempotency-Key` was made before.
+enum Repeated {
+    /// It was, and this was answered.
+    Before(Box<FileObject>),
+    /// It was not; this is what to keep.
+    Never(Box<Received>, FirstAnswer),
+}
+
+async fn repeated(
+    app: &Arc<App>,
+    received: Received,
+    guard: &mut UploadGuard,
+    repeatable: &Repeatable,
+) -> Result<Repeated, ApiError> {
+    let summed = app.tasks.blocking(move || {
+        let mut received = received;
+        let sha256 = received.spool.digest()?;
+        Ok::<_, StoreError>((received, sha256))
+    });
+    let (received, sha256) =
+        summed.await.map_err(|_panic| ErrorCode::Unknown)?.map_err(|e| store_failed(&e))?;
+    let fingerprint = repeat::fingerprint(&received, &sha256);
+    let Some(kept) = &repeatable.kept else {
+        let first = repeatable.first_answer(fingerprint);
+        return Ok(Repeated::Never(Box::new(received), first));
+    };
+    drop(received);
+    guard.abort().await;
+    Repeatable::replay(kept, fingerprint).map(Repeated::Before)
 }
 
 fn id_bits() -> [u16; 8] {
@@ -185,22 +277,38 @@ fn id_bits() -> [u16; 8] {
 }
 
 /// The upload's row and blob key. Dropped before [`commit`](Self::commit) it removes what there is.
-struct UploadGuard {
+pub(crate) struct UploadGuard {
     app: Arc<App>,
     account: AccountId,
+    api_key: KeyId,
     key: Option<BlobKey>,
     lease_until: UnixMillis,
     landed: bool,
+    /// Whether nothing is held for it.
+    free: bool,
+    /// As far as it is known.
+    purpose: Option<PurposeName>,
+    /// The most that the file can have, as far as it is known.
+    bytes_max: Bytes,
 }
 
 impl UploadGuard {
-    fn new(app: &Arc<App>, account: AccountId) -> Self {
-        let app = Arc::clone(app);
-        Self { app, account, key: None, lease_until: UnixMillis(0), landed: false }
+    fn new(app: &Arc<App>, principal: &Principal) -> Self {
+        Self {
+            app: Arc::clone(app),
+            account: principal.account_id,
+            api_key: principal.key_id,
+            key: None,
+            lease_until: UnixMillis(0),
+            landed: false,
+            free: false,
+            purpose: None,
+            bytes_max: Bytes(app.config.largest_file()),
+        }
     }
 
     /// Step 3, once; returns the blob key.
-    async fn begin(&mut self) -> Result<BlobKey, ApiError> {
+    pub(crate) async fn begin(&mut self) -> Result<BlobKey, ApiError> {
         if let Some(key) = &self.key {
             let key = key.clone();
             self.renew().await?;
@@ -211,9 +319,23 @@ impl UploadGuard {
         // Noted first: if this future is dropped, the row may be there all the same.
         self.key = Some(key.clone());
         self.lease_until = now.plus(self.app.config.jobs.upload_lease.0);
-        let began = self.app.catalog.begin_upload(self.account, key.clone(), now, self.lease_until);
-        began.await.map_err(|error| store_failed(&error))?;
-        Ok(key)
+        let upload = NewUpload {
+            account: self.account,
+            key: self.api_key,
+            blob_key: key.clone(),
+            lease_until: self.lease_until,
+            purpose: self.purpose.clone(),
+            bytes_max: self.bytes_max,
+            free: self.free,
+        };
+        let began = self.app.catalog.begin_upload(upload, now).await;
+        match began.map_err(|error| store_failed(&error))? {
+            Ok(()) => Ok(key),
+            Err(short) => {
+                self.key = None;
+                Err(pay::refused(short))
+            }
+        }
     }
 
     /// Extends the lease when half of it is used up.
@@ -241,9 +363,15 @@ impl UploadGuard {
     ) -> Result<FileRecord, ApiError> {
         let key = self.key.clone().ok_or(ErrorCode::Unknown)?;
         match self.app.catalog.commit_upload(self.account, draft(key), now).await {
-            Ok(record) => {
+            Ok(CommitOutcome::Committed(record)) => {
                 self.key = None;
-                Ok(record)
+                Ok(*record)
+            }
+            // Nothing was changed: dropped, the guard removes blob and row.
+            Ok(CommitOutcome::OverQuota(quota)) => Err(quota::refused(&quota)),
+            Ok(CommitOutcome::Repeated) => {
+                let why = "a request with this Idempotency-Key was made at the same time";
+                Err(ApiError::detailed(ErrorCode::RateLimit, why).retry_after(1))
             }
             Err(error) => {
                 if matches!(
@@ -319,6 +447,7 @@ fn observe(
     let purpose = purpose.map_or_else(|| "(unknown)".to_owned(), ToString::to_string);
     let outcome = match result {
         Ok(Uploaded::Stored(_)) => "stored".to_owned(),
+        Ok(Uploaded::Repeated(_)) => "repeated".to_owned(),
         Ok(Uploaded::Validated(_)) => "validated".to_owned(),
         Err(error) => error.code.number().to_string(),
     };
@@ -351,6 +480,8 @@ impl ReceivedForm {
             return Err(ApiError::invalid("file is empty"));
         }
         form::check_size(bytes, rule.bytes_max)?;
-        Ok(Received { purpose, policy, filename: file.filename, extension, spool: file.spool })
+        let (filename, spool) = (file.filename, file.spool);
+        let expires_after = self.expires_after;
+        Ok(Received { purpose, policy, filename, extension, spool, expires_after })
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use filegate_store::blobs::Summer;
 use filegate_store::{BlobSum, LocalBlobs, StoreError, TempBlob};
 use filegate_types::{ApiError, BlobKey, ErrorCode};
+use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
 use super::UploadGuard;
@@ -21,7 +22,7 @@ const PIECE_BYTES: usize = 256 << 10;
 
 /// A file being received, then received.
 #[derive(Default)]
-pub(super) struct Spool {
+pub(crate) struct Spool {
     /// Bytes received and not yet handed to a writer.
     piece: Vec<u8>,
     bytes: u64,
@@ -43,7 +44,7 @@ enum Disk {
 
 impl Spool {
     /// Bytes received.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
@@ -121,11 +122,37 @@ impl Spool {
     }
 
     /// The whole file, from its start. Blocks. Only after [`flush`](Self::flush).
-    pub(super) fn source(&mut self) -> Result<Source<'_>, StoreError> {
+    pub(crate) fn source(&mut self) -> Result<Source<'_>, StoreError> {
         match &mut self.disk {
             Disk::Settled(temp) => Ok(Source::File(temp.reader()?)),
             _ => Ok(Source::Memory(Cursor::new(&self.piece))),
         }
+    }
+
+    /// The SHA-256 of the whole file. Blocks. Only after [`settle`](Self::settle).
+    pub(super) fn digest(&mut self) -> Result<[u8; 32], StoreError> {
+        self.flush()?;
+        Ok(self.sha256())
+    }
+
+    /// SHA-256 of the whole. Only after [`flush`](Self::flush).
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        match &self.disk {
+            Disk::Settled(temp) => temp.sha256(),
+            _ => Sha256::digest(&self.piece).into(),
+        }
+    }
+
+    /// The same file, in `tmp/` under `key` even if it is small. Blocks. Only after
+    /// [`flush`](Self::flush).
+    pub(crate) fn on_disk(mut self, blobs: &LocalBlobs, key: BlobKey) -> Result<Self, StoreError> {
+        if matches!(self.disk, Disk::Unused) {
+            let mut temp = blobs.create(key)?;
+            temp.write(&self.piece)?;
+            self.piece = Vec::new();
+            self.disk = Disk::Settled(Box::new(temp));
+        }
+        Ok(self)
     }
 
     /// Makes the file durable under `key`. Blocks.
@@ -150,7 +177,7 @@ impl Spool {
 }
 
 /// A received file, to be read.
-pub(super) enum Source<'a> {
+pub(crate) enum Source<'a> {
     Memory(Cursor<&'a Vec<u8>>),
     File(&'a mut std::fs::File),
 }

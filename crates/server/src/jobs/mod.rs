@@ -5,9 +5,13 @@
 //! | purge | removes the bytes of deleted, expired and reaped blobs | absent is success |
 //! | reaper | gives the bytes of lapsed uploads to purge | one transaction |
 //! | expirer | deletes files whose time has come | one transaction |
+//! | counts | writes down calls that were counted in memory | they are taken out of memory first |
+//! | storage | charges accounts for each UTC day | an account is charged once for a day |
+//! | answers | forgets first answers after a day | deleting again deletes nothing |
 //! | scrub | re-reads every blob, see [`scrub`] | it only marks |
 
 mod scrub;
+mod storage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +20,7 @@ use filegate_store::{Job, JobKind, StoreError};
 use filegate_types::BlobKey;
 
 use crate::app::App;
+use crate::pay;
 
 /// Rows taken at a time.
 pub(crate) const BATCH: u32 = 500;
@@ -48,6 +53,9 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
     if reaped > 0 {
         tracing::info!(uploads = reaped, "jobs.reaped");
     }
+    pay::write_down(app).await?;
+    storage::charge(app, now).await?;
+    app.catalog.forget_answers(now, BATCH).await?;
     while !app.tasks.is_stopping() {
         let expired = app.catalog.expire_due(now, BATCH).await?;
         if expired < BATCH as usize {
@@ -98,7 +106,7 @@ async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<(), StoreError> {
             }
         }
     }
-    if done.is_empty() { Ok(()) } else { app.catalog.finish_jobs(done).await }
+    if done.is_empty() { Ok(()) } else { app.catalog.finish_jobs(done, app.clock.now()).await }
 }
 
 /// 1 s, 2 s, 4 s … up to ten minutes.

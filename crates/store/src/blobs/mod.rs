@@ -57,6 +57,17 @@ pub struct BlobReader {
     block_sums: Vec<u8>,
 }
 
+/// How a blob came to a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transfer {
+    /// It shares the bytes of the original.
+    Linked,
+    /// It has bytes of its own.
+    Copied,
+    /// There is no such blob.
+    Absent,
+}
+
 impl LocalBlobs {
     /// The blobs of `dir`.
     pub fn of(dir: &DataDir) -> Self {
@@ -87,6 +98,15 @@ impl LocalBlobs {
             .map_err(|e| StoreError::io("creating a blob", e))?;
         let home = self.shard(&key);
         Ok(TempBlob { key, file, path, home, summer: Summer::default(), landed: false })
+    }
+
+    /// Opens the bytes of an upload that has not landed; `None` once it has, or was refused.
+    pub fn open_pending(&self, key: &BlobKey) -> Result<Option<File>, StoreError> {
+        match File::open(self.tmp.join(key.as_str())) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("opening an upload", error)),
+        }
     }
 
     /// Opens a blob whose row says `bytes` and `block_sums`.
@@ -175,6 +195,39 @@ impl LocalBlobs {
         Ok(())
     }
 
+    /// Has the blob in `other` as well, as a link where that can be and as a copy elsewhere. Whether it is
+    /// durable there is for [`sync_shards`](Self::sync_shards).
+    pub(crate) fn transfer(&self, key: &BlobKey, other: &Self) -> Result<Transfer, StoreError> {
+        let operation = "copying a blob";
+        let (from, to) = (self.path_of(key), other.path_of(key));
+        match fs::hard_link(&from, &to) {
+            Ok(()) => return Ok(Transfer::Linked),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transfer::Absent),
+            // Another file system, or one without links.
+            Err(_) => {}
+        }
+        let mut source = match File::open(&from) {
+            Ok(source) => source,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transfer::Absent),
+            Err(error) => return Err(StoreError::io(operation, error)),
+        };
+        let copied = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+        let copied = copied.and_then(|mut copy| {
+            io::copy(&mut source, &mut copy)?;
+            copy.sync_all()
+        });
+        copied.map(|()| Transfer::Copied).map_err(|e| StoreError::io(operation, e))
+    }
+
+    /// Makes the names of all blobs durable.
+    pub(crate) fn sync_shards(&self) -> Result<(), StoreError> {
+        let syncing = |e| StoreError::io("syncing a blob directory", e);
+        for shard in 0..=255u8 {
+            sync_dir(&self.blobs.join(format!("{shard:02x}"))).map_err(syncing)?;
+        }
+        sync_dir(&self.blobs).map_err(syncing)
+    }
+
     fn shard(&self, key: &BlobKey) -> PathBuf {
         self.blobs.join(key.shard())
     }
@@ -207,6 +260,11 @@ impl TempBlob {
     pub fn reader(&mut self) -> Result<&mut File, StoreError> {
         self.file.rewind().map_err(|e| StoreError::io("reading a blob back", e))?;
         Ok(&mut self.file)
+    }
+
+    /// SHA-256 of what is written so far.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.summer.sha256()
     }
 
     /// The sums so far, without landing.

@@ -31,6 +31,11 @@ impl Summer {
         self.bytes
     }
 
+    /// SHA-256 of what was summed so far.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha.clone().finalize().into()
+    }
+
     /// Adds `piece`.
     pub fn update(&mut self, mut piece: &[u8]) {
         self.sha.update(piece);

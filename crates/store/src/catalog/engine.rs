@@ -37,7 +37,10 @@ const READERS: usize = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The schema, step by step; the count of steps applied is SQLite's `user_version`.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../../migrations/sqlite/0001_files.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../../migrations/sqlite/0001_files.sql"),
+    include_str!("../../../../migrations/sqlite/0002_tenants.sql"),
+];
 
 /// What a change needs of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

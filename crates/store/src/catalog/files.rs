@@ -1,32 +1,14 @@
-//! Uploads in progress and committed files.
+//! Committed files.
 
-use filegate_types::{AccountId, BlobKey, FileId, FileRecord, PurposeName, UnixMillis};
+use filegate_types::{
+    AccountId, BlobKey, Call, FileId, FileRecord, KeyId, PurposeName, UnixMillis,
+};
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Catalog, freeing, jobs, record, relaxed, select_files, synced};
-use crate::blobs::BlobSum;
+use super::books::{self, Short};
+use super::usage::{self, Usage};
+use super::{Catalog, freeing, jobs, record, select_files, synced};
 use crate::error::StoreError;
-
-/// A file whose blob has landed, to be committed.
-#[derive(Debug, Clone)]
-pub struct NewFile {
-    /// What it was uploaded for.
-    pub purpose: PurposeName,
-    /// The cleaned name.
-    pub filename: String,
-    /// Where its bytes landed; there must be an upload with this key.
-    pub blob_key: BlobKey,
-    /// Its length and sums.
-    pub sum: BlobSum,
-    /// What downloads are served as.
-    pub media_type: String,
-    /// What was measured.
-    pub media: serde_json::Value,
-    /// When it is to be deleted.
-    pub expires_at: Option<UnixMillis>,
-    /// Random bits for ids; on a clash the next are tried.
-    pub id_bits: [u16; 8],
-}
 
 /// How a delete went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,96 +19,33 @@ pub enum DeleteOutcome {
     NotFound,
     /// The file was uploaded for something else.
     OtherPurpose,
+    /// The account cannot pay for it.
+    Short(Short),
+}
+
+/// Why a file is deleted, as its receipt says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteCause {
+    /// A client asked.
+    Client,
+    /// Its time had come.
+    Expired,
+    /// An operator decided.
+    Operator,
+}
+
+impl DeleteCause {
+    /// The name in rows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Expired => "expired",
+            Self::Operator => "operator",
+        }
+    }
 }
 
 impl Catalog {
-    /// Notes an upload that will have bytes in the store under `key` (design §4, step 2).
-    ///
-    /// Relaxed: after a power cut the row may be missing while the blob is there; `fsck` finds it.
-    pub async fn begin_upload(
-        &self,
-        account: AccountId,
-        key: BlobKey,
-        now: UnixMillis,
-        lease_until: UnixMillis,
-    ) -> Result<(), StoreError> {
-        self.engine
-            .write(relaxed("beginning an upload"), move |c| {
-                c.prepare_cached(
-                    "INSERT INTO uploads (blob_key, account_id, started_at, lease_until)
-                     VALUES (?1, ?2, ?3, ?4)",
-                )?
-                .execute((key.as_str(), account.0, now.0, lease_until.0))
-                .map(drop)
-            })
-            .await
-    }
-
-    /// Extends the lease of an upload that makes progress; false if it was reaped.
-    pub async fn renew_upload(
-        &self,
-        key: BlobKey,
-        lease_until: UnixMillis,
-    ) -> Result<bool, StoreError> {
-        self.engine
-            .write(relaxed("renewing an upload"), move |c| {
-                c.prepare_cached("UPDATE uploads SET lease_until = ?2 WHERE blob_key = ?1")?
-                    .execute((key.as_str(), lease_until.0))
-                    .map(|changed| changed == 1)
-            })
-            .await
-    }
-
-    /// Forgets an upload whose bytes are already gone from the store.
-    pub async fn abort_upload(&self, key: BlobKey) -> Result<(), StoreError> {
-        self.engine
-            .write(relaxed("aborting an upload"), move |c| {
-                c.prepare_cached("DELETE FROM uploads WHERE blob_key = ?1")?
-                    .execute([key.as_str()])
-                    .map(drop)
-            })
-            .await
-    }
-
-    /// Makes an upload a file: the COMMIT POINT of an upload. Synced when it returns.
-    ///
-    /// # Errors
-    /// [`StoreError::LeaseLost`] if the reaper took the upload; its blob is then not ours to use.
-    pub async fn commit_upload(
-        &self,
-        account: AccountId,
-        file: NewFile,
-        now: UnixMillis,
-    ) -> Result<FileRecord, StoreError> {
-        let committed = self
-            .engine
-            .write(synced("committing an upload"), move |c| {
-                let mut take = c.prepare_cached(
-                    "DELETE FROM uploads WHERE blob_key = ?1 AND account_id = ?2",
-                )?;
-                if take.execute((file.blob_key.as_str(), account.0))? == 0 {
-                    return Ok(None);
-                }
-                let file_id = insert(c, account, &file, now)?;
-                Ok(Some(FileRecord {
-                    file_id,
-                    account_id: account,
-                    purpose: file.purpose.clone(),
-                    filename: file.filename.clone(),
-                    bytes: file.sum.bytes,
-                    sha256: file.sum.sha256,
-                    media_type: file.media_type.clone(),
-                    media: file.media.clone(),
-                    blob_key: file.blob_key.clone(),
-                    created_at: now,
-                    expires_at: file.expires_at,
-                    damaged_at: None,
-                }))
-            })
-            .await?;
-        committed.ok_or(StoreError::LeaseLost)
-    }
-
     /// A file of the account.
     pub async fn file(
         &self,
@@ -161,7 +80,7 @@ impl Catalog {
                        AND (expires_at IS NULL OR expires_at > ?3)"
                 ))?
                 .query_row((file_id.get(), account.0, now.0), |row| {
-                    Ok((record(row)?, row.get(12)?))
+                    Ok((record(row)?, row.get(15)?))
                 })
                 .optional()
             })
@@ -180,19 +99,40 @@ impl Catalog {
         self.engine
             .read("listing files", move |c| {
                 let before = after.map_or(i64::MAX, FileId::get);
-                let mut names = purposes.iter().map(PurposeName::as_str);
-                let (first, second) = (names.next(), names.next());
-                let sql = match first {
-                    None => select_files!(
-                        "WHERE account_id = ?1 AND file_id < ?2
-                           AND (expires_at IS NULL OR expires_at > ?3)
-                           AND ?5 IS NULL AND ?6 IS NULL
-                         ORDER BY file_id DESC LIMIT ?4"
+                let names: Vec<_> = purposes.iter().map(PurposeName::as_str).collect();
+                let first = names.first().map(|name| (*name).to_owned());
+                let (sql, first, second) = match *names {
+                    [] => (
+                        select_files!(
+                            "WHERE account_id = ?1 AND file_id < ?2
+                               AND (expires_at IS NULL OR expires_at > ?3)
+                               AND ?5 IS NULL AND ?6 IS NULL
+                             ORDER BY file_id DESC LIMIT ?4"
+                        ),
+                        None,
+                        None,
                     ),
-                    Some(_) => select_files!(
-                        "WHERE account_id = ?1 AND purpose IN (?5, ?6) AND file_id < ?2
-                           AND (expires_at IS NULL OR expires_at > ?3)
-                         ORDER BY file_id DESC LIMIT ?4"
+                    // A purpose and its twin: what clients ask for.
+                    [_] | [_, _] => (
+                        select_files!(
+                            "WHERE account_id = ?1 AND purpose IN (?5, ?6) AND file_id < ?2
+                               AND (expires_at IS NULL OR expires_at > ?3)
+                             ORDER BY file_id DESC LIMIT ?4"
+                        ),
+                        first,
+                        names.get(1).copied(),
+                    ),
+                    // All that a key may touch.
+                    _ => (
+                        select_files!(
+                            "WHERE account_id = ?1 AND file_id < ?2
+                               AND purpose IN (SELECT value FROM json_each(?5))
+                               AND (expires_at IS NULL OR expires_at > ?3)
+                               AND ?6 IS NULL
+                             ORDER BY file_id DESC LIMIT ?4"
+                        ),
+                        Some(serde_json::Value::from(names.clone()).to_string()),
+                        None,
                     ),
                 };
                 let mut statement = c.prepare_cached(sql)?;
@@ -210,27 +150,35 @@ impl Catalog {
     pub async fn delete_file(
         &self,
         account: AccountId,
+        key: KeyId,
         file_id: FileId,
         purposes: Vec<PurposeName>,
         now: UnixMillis,
     ) -> Result<DeleteOutcome, StoreError> {
         self.engine
             .write(freeing("deleting a file"), move |c| {
-                let found: Option<(String, String)> = c
+                let found: Option<String> = c
                     .prepare_cached(
-                        "SELECT blob_key, purpose FROM files
+                        "SELECT purpose FROM files
                          WHERE file_id = ?1 AND account_id = ?2
                            AND (expires_at IS NULL OR expires_at > ?3)",
                     )?
-                    .query_row((file_id.get(), account.0, now.0), |r| Ok((r.get(0)?, r.get(1)?)))
+                    .query_row((file_id.get(), account.0, now.0), |r| r.get(0))
                     .optional()?;
-                let Some((blob_key, purpose)) = found else {
-                    return Ok(DeleteOutcome::NotFound);
-                };
+                let Some(purpose) = found else { return Ok(DeleteOutcome::NotFound) };
                 if !purposes.is_empty() && !purposes.iter().any(|p| p.as_str() == purpose) {
                     return Ok(DeleteOutcome::OtherPurpose);
                 }
-                remove(c, file_id.get(), &blob_key, now)?;
+                let file = Some(file_id);
+                let charged = books::charge(c, account, key, Call::Delete, &purpose, file, now)?;
+                let charged = match charged {
+                    Ok(charged) => charged,
+                    Err(short) => return Ok(DeleteOutcome::Short(short)),
+                };
+                let call = Call::Delete;
+                let used = Usage { account, key, purpose, call, calls: 1, bytes: 0, charged };
+                usage::add(c, &used, now)?;
+                remove(c, file_id.get(), DeleteCause::Client, now)?;
                 Ok(DeleteOutcome::Deleted)
             })
             .await
@@ -240,42 +188,14 @@ impl Catalog {
     pub async fn expire_due(&self, now: UnixMillis, limit: u32) -> Result<usize, StoreError> {
         self.engine
             .write(freeing("expiring files"), move |c| {
-                let mut statement = c.prepare_cached(
-                    "SELECT file_id, blob_key FROM files WHERE expires_at <= ?1 LIMIT ?2",
-                )?;
-                let due: Vec<(i64, String)> = statement
-                    .query_map((now.0, limit), |r| Ok((r.get(0)?, r.get(1)?)))?
-                    .collect::<Result<_, _>>()?;
-                for (file_id, blob_key) in &due {
-                    remove(c, *file_id, blob_key, now)?;
+                let mut statement =
+                    c.prepare_cached("SELECT file_id FROM files WHERE expires_at <= ?1 LIMIT ?2")?;
+                let due: Vec<i64> =
+                    statement.query_map((now.0, limit), |r| r.get(0))?.collect::<Result<_, _>>()?;
+                for file_id in &due {
+                    remove(c, *file_id, DeleteCause::Expired, now)?;
                 }
                 Ok(due.len())
-            })
-            .await
-    }
-
-    /// Gives the bytes of uploads whose lease ended by `deadline` to the purge job, at most
-    /// `limit`; says how many. With a deadline in the far future: all of them, as at a start.
-    pub async fn reap_uploads(
-        &self,
-        deadline: UnixMillis,
-        now: UnixMillis,
-        limit: u32,
-    ) -> Result<usize, StoreError> {
-        self.engine
-            .write(freeing("reaping uploads"), move |c| {
-                let mut statement = c.prepare_cached(
-                    "DELETE FROM uploads WHERE blob_key IN
-                         (SELECT blob_key FROM uploads WHERE lease_until <= ?1 LIMIT ?2)
-                     RETURNING blob_key",
-                )?;
-                let lapsed: Vec<String> = statement
-                    .query_map((deadline.0, limit), |r| r.get(0))?
-                    .collect::<Result<_, _>>()?;
-                for blob_key in &lapsed {
-                    jobs::enqueue_purge(c, blob_key, now)?;
-                }
-                Ok(lapsed.len())
             })
             .await
     }
@@ -332,46 +252,51 @@ impl Catalog {
     }
 }
 
-/// Inserts the row under a fresh id; the primary key decides whether it is fresh.
-fn insert(
-    c: &Connection,
-    account: AccountId,
-    file: &NewFile,
-    now: UnixMillis,
-) -> rusqlite::Result<FileId> {
-    let mut statement = c.prepare_cached(
-        "INSERT INTO files (file_id, account_id, purpose, filename, bytes, media_type, blob_key,
-                            created_at, expires_at, sha256, media, block_sums)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
-         ON CONFLICT (file_id) DO NOTHING",
+/// Removes the row of a file that `live` says is deleted, with the receipt it has there: for a snapshot
+/// that was taken just before.
+pub(crate) fn drop_lost(
+    snapshot: &Connection,
+    live: &Connection,
+    file_id: i64,
+) -> rusqlite::Result<()> {
+    let (cause, deleted_at): (String, i64) = live.query_row(
+        "SELECT cause, deleted_at FROM receipts WHERE file_id = ?1",
+        [file_id],
+        |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
-    // After eight clashes in one millisecond, the next millisecond's ids.
-    for millisecond in 0..16 {
-        for bits in file.id_bits {
-            let file_id = FileId::mint(UnixMillis(now.0 + millisecond), bits);
-            let inserted = statement.execute((
-                file_id.get(),
-                account.0,
-                file.purpose.as_str(),
-                &file.filename,
-                file.sum.bytes.cast_signed(),
-                &file.media_type,
-                file.blob_key.as_str(),
-                now.0,
-                file.expires_at.map(|t| t.0),
-                &file.sum.sha256,
-                file.media.to_string(),
-                &file.sum.block_sums,
-            ))?;
-            if inserted == 1 {
-                return Ok(file_id);
-            }
-        }
-    }
-    Err(rusqlite::Error::StatementChangedRows(0))
+    let causes = [DeleteCause::Client, DeleteCause::Expired, DeleteCause::Operator];
+    let cause = causes.into_iter().find(|known| known.name() == cause);
+    let cause = cause.unwrap_or(DeleteCause::Client);
+    remove(snapshot, file_id, cause, UnixMillis(deleted_at)).map(drop)
 }
 
-fn remove(c: &Connection, file_id: i64, blob_key: &str, now: UnixMillis) -> rusqlite::Result<()> {
-    c.prepare_cached("DELETE FROM files WHERE file_id = ?1")?.execute([file_id])?;
-    jobs::enqueue_purge(c, blob_key, now)
+/// Removes the row of a file, counts it off, leaves a receipt and has its bytes purged. False if
+/// there is none.
+pub(super) fn remove(
+    c: &Connection,
+    file_id: i64,
+    cause: DeleteCause,
+    now: UnixMillis,
+) -> rusqlite::Result<bool> {
+    c.prepare_cached(
+        "INSERT INTO receipts (file_id, account_id, purpose, filename, bytes, sha256, blob_key,
+                               cause, deleted_at)
+         SELECT file_id, account_id, purpose, filename, bytes, sha256, blob_key, ?2, ?3
+         FROM files WHERE file_id = ?1",
+    )?
+    .execute((file_id, cause.name(), now.0))?;
+    let removed = c
+        .prepare_cached(
+            "DELETE FROM files WHERE file_id = ?1
+             RETURNING account_id, purpose, bytes, blob_key",
+        )?
+        .query_row([file_id], |row| {
+            let (purpose, bytes): (String, i64) = (row.get(1)?, row.get(2)?);
+            Ok((AccountId(row.get(0)?), purpose, bytes, row.get::<_, String>(3)?))
+        })
+        .optional()?;
+    let Some((account, purpose, bytes, blob_key)) = removed else { return Ok(false) };
+    usage::store(c, account, &purpose, -1, -bytes)?;
+    jobs::enqueue_purge(c, &blob_key, now)?;
+    Ok(true)
 }

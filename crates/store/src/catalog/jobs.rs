@@ -1,7 +1,7 @@
 //! Work that a commit has promised: done at least once, by whoever runs next.
 
 use filegate_types::UnixMillis;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{Catalog, freeing};
 use crate::error::StoreError;
@@ -57,12 +57,24 @@ impl Catalog {
             .await
     }
 
-    /// Removes jobs that are done.
-    pub async fn finish_jobs(&self, jobs: Vec<i64>) -> Result<(), StoreError> {
+    /// Removes jobs that are done, and notes the time on the receipts of what they purged.
+    pub async fn finish_jobs(&self, jobs: Vec<i64>, now: UnixMillis) -> Result<(), StoreError> {
         self.engine
             .write(freeing("finishing jobs"), move |c| {
-                let mut statement = c.prepare_cached("DELETE FROM jobs WHERE job_id = ?1")?;
-                jobs.iter().try_for_each(|id| statement.execute([id]).map(drop))
+                let mut done =
+                    c.prepare_cached("DELETE FROM jobs WHERE job_id = ?1 RETURNING target")?;
+                let mut purged = c.prepare_cached(
+                    "UPDATE receipts SET purged_at = ?2
+                     WHERE blob_key = ?1 AND purged_at IS NULL",
+                )?;
+                for job in &jobs {
+                    let target: Option<String> =
+                        done.query_row([job], |row| row.get(0)).optional()?;
+                    if let Some(target) = target {
+                        purged.execute((target, now.0))?;
+                    }
+                }
+                Ok(())
             })
             .await
     }

@@ -1,9 +1,9 @@
 //! Accounts and keys.
 
-use filegate_types::{AccountId, KeyHash, KeyId, Principal, Scopes, UnixMillis};
+use filegate_types::{AccountId, Call, KeyHash, KeyId, Money, Principal, Scopes, UnixMillis};
 use rusqlite::OptionalExtension;
 
-use super::{Catalog, corrupt_column, synced};
+use super::{Catalog, books, corrupt_column, json_or_default, synced};
 use crate::error::StoreError;
 
 /// A key to be made.
@@ -127,30 +127,59 @@ impl Catalog {
             .await
     }
 
-    /// Who presents a key with this hash; `None` for one that is unknown, revoked or expired.
+    /// Who presents a key with this hash, to make `call`; `None` for one that is unknown, revoked or
+    /// expired.
     pub async fn authenticate(
         &self,
         hash: KeyHash,
+        call: Call,
         now: UnixMillis,
-    ) -> Result<Option<Principal>, StoreError> {
+    ) -> Result<Option<Caller>, StoreError> {
         self.engine
             .read("looking up a key", move |c| {
                 let mut statement = c.prepare_cached(
-                    "SELECT key_id, account_id, scopes FROM keys
+                    "SELECT key_id, account_id, scopes, purposes, networks, keys.limits,
+                            accounts.limits, settings, balance - held, state
+                     FROM keys JOIN accounts USING (account_id)
                      WHERE key_hash = ?1 AND revoked_at IS NULL
                        AND (expires_at IS NULL OR expires_at > ?2)",
                 )?;
+                // Before the key is looked up: unknown keys cost the same time.
+                let prices = books::call_prices(c, call)?;
                 let row = statement.query_row((hash.as_bytes(), now.0), |row| {
-                    Ok(Principal {
+                    let state: String = row.get(9)?;
+                    let principal = Principal {
                         key_id: KeyId(row.get(0)?),
                         account_id: AccountId(row.get(1)?),
                         scopes: scopes(row, 2)?,
+                        purposes: json_or_default(row, 3)?,
+                        networks: json_or_default(row, 4)?,
+                        key_limits: json_or_default(row, 5)?,
+                        account_limits: json_or_default(row, 6)?,
+                        settings: json_or_default(row, 7)?,
+                        available: Money(row.get(8)?),
+                        least_price: prices.least,
+                        priced: prices.any,
+                    };
+                    Ok(if state == "active" {
+                        Caller::Active(Box::new(principal))
+                    } else {
+                        Caller::Disabled(principal.key_id)
                     })
                 });
                 row.optional()
             })
             .await
     }
+}
+
+/// A good key, and whether its account may be used.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// It may.
+    Active(Box<Principal>),
+    /// The account is disabled.
+    Disabled(KeyId),
 }
 
 fn scopes(row: &rusqlite::Row<'_>, index: usize) -> rusqlite::Result<Scopes> {

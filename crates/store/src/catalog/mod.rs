@@ -6,20 +6,33 @@
 //! SQLite through `rusqlite` rather than an async wrapper: the engine's writer thread runs closures
 //! directly and commits them in groups, which no cancelled request can interrupt.
 
+pub mod admin;
+mod books;
 mod engine;
 mod files;
+mod idempotency;
 mod jobs;
 mod keys;
+pub mod moderation;
+mod uploads;
+mod usage;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use filegate_types::{AccountId, BlobKey, FileRecord, PurposeName, UnixMillis};
+use filegate_types::{AccountId, BlobKey, FileRecord, KeyId, PurposeName, UnixMillis};
 use rusqlite::OptionalExtension;
+use serde::de::DeserializeOwned;
 
-pub use files::{DeleteOutcome, NewFile};
+pub use books::{BookFault, CallPrices, Short};
+pub(crate) use files::drop_lost;
+pub use files::{DeleteCause, DeleteOutcome};
+pub use idempotency::{FirstAnswer, KeptAnswer};
 pub use jobs::{Job, JobKind};
-pub use keys::{KeyDraft, KeyRow, KeySelector};
+pub use keys::{Caller, KeyDraft, KeyRow, KeySelector};
+pub use uploads::{CommitOutcome, NewFile, NewUpload, Quota};
+pub use usage::Usage;
 
 use crate::datadir::{DataDir, Reserve};
 use crate::error::StoreError;
@@ -168,6 +181,17 @@ fn corrupt_column(
     rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(error))
 }
 
+/// A column of JSON that our own code wrote; NULL is the default.
+fn json_or_default<T: DeserializeOwned + Default>(
+    row: &rusqlite::Row<'_>,
+    index: usize,
+) -> rusqlite::Result<T> {
+    match row.get_ref(index)?.as_str_or_null().map_err(|e| corrupt_column(index, e))? {
+        None | Some("{}") => Ok(T::default()),
+        Some(text) => serde_json::from_str(text).map_err(|e| corrupt_column(index, e)),
+    }
+}
+
 /// A SELECT of the columns of [`record`], in its order, then `$more`, from `files`.
 macro_rules! select_files {
     ($rest:literal) => {
@@ -176,7 +200,7 @@ macro_rules! select_files {
     ($more:literal, $rest:literal) => {
         concat!(
             "SELECT file_id, account_id, purpose, filename, bytes, media_type, blob_key, \
-             created_at, expires_at, damaged_at, sha256, media",
+             created_at, expires_at, damaged_at, sha256, media, key_id, state, verdict",
             $more,
             " FROM files ",
             $rest
@@ -189,6 +213,8 @@ fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<FileRecord> {
     let purpose: String = row.get(2)?;
     let blob_key: String = row.get(6)?;
     let media: String = row.get(11)?;
+    let state: String = row.get(13)?;
+    let verdict: Option<String> = row.get(14)?;
     Ok(FileRecord {
         file_id: filegate_types::FileId::new(row.get(0)?).map_err(|e| corrupt_column(0, e))?,
         account_id: AccountId(row.get(1)?),
@@ -202,5 +228,11 @@ fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<FileRecord> {
         damaged_at: row.get::<_, Option<i64>>(9)?.map(UnixMillis),
         sha256: row.get(10)?,
         media: serde_json::from_str(&media).map_err(|e| corrupt_column(11, e))?,
+        key_id: row.get::<_, Option<i64>>(12)?.map(KeyId),
+        state: state.parse().map_err(|why: String| corrupt_column(13, io::Error::other(why)))?,
+        verdict: verdict
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|e| corrupt_column(14, e))?,
     })
 }

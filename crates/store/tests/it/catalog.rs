@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use filegate_store::catalog::KeySelector;
 use filegate_store::{DeleteOutcome, StoreError};
-use filegate_types::{KeyHash, UnixMillis};
+use filegate_types::{Call, KeyHash, KeyId, UnixMillis};
 
-use crate::support::{NOW, Store, blob_key, in_ms, new_file, open};
+use crate::support::{NOW, Store, blob_key, in_ms, new_file, new_upload, open};
 
 #[tokio::test]
 async fn an_upload_becomes_a_file_of_its_account_alone() {
@@ -23,7 +23,7 @@ async fn an_upload_becomes_a_file_of_its_account_alone() {
     assert_eq!(store.catalog.file(other, file.file_id, NOW).await.unwrap(), None);
     assert!(store.catalog.list(other, vec![], None, 10, NOW).await.unwrap().is_empty());
     assert_eq!(
-        store.catalog.delete_file(other, file.file_id, vec![], NOW).await.unwrap(),
+        store.catalog.delete_file(other, KeyId(1), file.file_id, vec![], NOW).await.unwrap(),
         DeleteOutcome::NotFound
     );
     assert_eq!(store.catalog.list(acme, vec![], None, 10, NOW).await.unwrap(), [file]);
@@ -52,7 +52,7 @@ async fn lists_page_by_purpose() {
     let (acme, _) = store.account("acme", 1).await;
     for seed in 0..6 {
         let key = blob_key(seed);
-        store.catalog.begin_upload(acme, key.clone(), NOW, in_ms(1)).await.unwrap();
+        store.begin(acme, &key, in_ms(1)).await;
         let sum = store.land(&key, b"x");
         let purpose = ["t2a_async", "t2a_async_input", "batch"][seed as usize % 3];
         let file =
@@ -68,6 +68,15 @@ async fn lists_page_by_purpose() {
     assert!(rest[0].file_id < first[2].file_id);
     let batch = store.catalog.list(acme, vec!["batch".parse().unwrap()], None, 9, NOW).await;
     assert_eq!(batch.unwrap().len(), 2);
+    // As many as a key may touch, whatever their number.
+    let three = || ["t2a_async", "batch", "t2a_async_input"].map(|p| p.parse().unwrap()).to_vec();
+    let all = store.catalog.list(acme, three(), None, 99, NOW).await.unwrap();
+    assert_eq!(all.len(), 6);
+    assert!(all.is_sorted_by(|one, next| one.file_id > next.file_id));
+    let rest = store.catalog.list(acme, three(), Some(all[3].file_id), 99, NOW).await.unwrap();
+    assert_eq!(rest, all[4..]);
+    let other = ["retrieval", "fine-tune", "assistants"].map(|p| p.parse().unwrap()).to_vec();
+    assert!(store.catalog.list(acme, other, None, 99, NOW).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -76,7 +85,7 @@ async fn a_delete_hides_at_once_and_leaves_a_purge_job() {
     let (acme, _) = store.account("acme", 1).await;
     let file = store.upload(acme, 1, b"bytes").await;
     let other = vec!["prompt_audio".parse().unwrap()];
-    let delete = |purposes| store.catalog.delete_file(acme, file.file_id, purposes, NOW);
+    let delete = |purposes| store.catalog.delete_file(acme, KeyId(1), file.file_id, purposes, NOW);
     assert_eq!(delete(other).await.unwrap(), DeleteOutcome::OtherPurpose);
     assert_eq!(delete(vec![file.purpose.clone()]).await.unwrap(), DeleteOutcome::Deleted);
     assert_eq!(delete(vec![]).await.unwrap(), DeleteOutcome::NotFound);
@@ -88,7 +97,7 @@ async fn a_delete_hides_at_once_and_leaves_a_purge_job() {
     store.catalog.postpone_job(jobs[0].job_id, in_ms(50), "disk".to_owned()).await.unwrap();
     assert!(store.catalog.due_jobs(in_ms(49), 10).await.unwrap().is_empty());
     assert_eq!(store.catalog.due_jobs(in_ms(50), 10).await.unwrap()[0].attempts, 1);
-    store.catalog.finish_jobs(vec![jobs[0].job_id]).await.unwrap();
+    store.catalog.finish_jobs(vec![jobs[0].job_id], NOW).await.unwrap();
     assert!(store.catalog.due_jobs(in_ms(99), 10).await.unwrap().is_empty());
 }
 
@@ -97,7 +106,7 @@ async fn an_upload_that_was_reaped_cannot_commit() {
     let store = Store::new();
     let (acme, _) = store.account("acme", 1).await;
     let key = blob_key(1);
-    store.catalog.begin_upload(acme, key.clone(), NOW, in_ms(1_000)).await.unwrap();
+    store.begin(acme, &key, in_ms(1_000)).await;
     assert!(store.catalog.renew_upload(key.clone(), in_ms(2_000)).await.unwrap());
     assert_eq!(store.catalog.reap_uploads(in_ms(1_999), NOW, 10).await.unwrap(), 0);
     assert_eq!(store.catalog.reap_uploads(in_ms(2_000), NOW, 10).await.unwrap(), 1);
@@ -114,10 +123,10 @@ async fn expired_files_are_gone_before_the_expirer_comes() {
     let store = Store::new();
     let (acme, _) = store.account("acme", 1).await;
     let key = blob_key(1);
-    store.catalog.begin_upload(acme, key.clone(), NOW, in_ms(1_000)).await.unwrap();
+    store.begin(acme, &key, in_ms(1_000)).await;
     let sum = store.land(&key, b"x");
     let file = filegate_store::NewFile { expires_at: Some(in_ms(500)), ..new_file(key, sum) };
-    let file = store.catalog.commit_upload(acme, file, NOW).await.unwrap();
+    let file = store.commit(acme, file).await;
     assert!(store.catalog.file(acme, file.file_id, in_ms(499)).await.unwrap().is_some());
     assert!(store.catalog.file(acme, file.file_id, in_ms(500)).await.unwrap().is_none());
     assert!(store.catalog.list(acme, vec![], None, 9, in_ms(500)).await.unwrap().is_empty());
@@ -132,7 +141,7 @@ async fn keys_stop_at_revocation_and_expiry() {
     let (acme, key) = store.account("acme", 1).await;
     let (again, second) = store.account("acme", 2).await;
     assert_eq!(acme, again);
-    let auth = |hash| store.catalog.authenticate(hash, NOW);
+    let auth = |hash| store.catalog.authenticate(hash, Call::List, NOW);
     assert!(auth(KeyHash::of("fg-unknown")).await.unwrap().is_none());
 
     let revoke = |key| store.catalog.revoke_key(key, NOW);
@@ -151,9 +160,9 @@ async fn a_second_process_sees_and_makes_changes() {
     let store = Store::new();
     let (beside, _) = open(store.home.path());
     let (_, key) = store.account("acme", 7).await;
-    assert!(beside.authenticate(key.hash(), NOW).await.unwrap().is_some());
+    assert!(beside.authenticate(key.hash(), Call::List, NOW).await.unwrap().is_some());
     beside.revoke_key(KeySelector::Hash(key.hash()), NOW).await.unwrap();
-    assert!(store.catalog.authenticate(key.hash(), NOW).await.unwrap().is_none());
+    assert!(store.catalog.authenticate(key.hash(), Call::List, NOW).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +170,8 @@ async fn changes_are_made_although_their_caller_is_gone() {
     let store = Store::new();
     let (acme, _) = store.account("acme", 1).await;
     for seed in 0..50 {
-        let begin = store.catalog.begin_upload(acme, blob_key(seed), NOW, in_ms(1_000));
+        let begin =
+            store.catalog.begin_upload(new_upload(acme, &blob_key(seed), in_ms(1_000)), NOW);
         let _cut = tokio::time::timeout(Duration::ZERO, begin).await;
     }
     // Whatever was queued is made before this change, which queues behind it.

@@ -76,7 +76,7 @@ async fn orphans_are_removed_and_uploads_in_flight_are_not() {
     let (acme, _) = store.account("acme", 1).await;
     let kept = store.upload(acme, 1, b"kept").await;
     let (flying, orphan) = (blob_key(2), blob_key(3));
-    store.catalog.begin_upload(acme, flying.clone(), NOW, in_ms(60_000)).await.unwrap();
+    store.begin(acme, &flying, in_ms(60_000)).await;
     store.land(&flying, b"landed, not committed");
     store.land(&orphan, b"litter");
     for options in [LOOK, MEND] {

@@ -2,8 +2,15 @@
 
 use std::sync::Arc;
 
-use filegate_store::{BlobSum, Catalog, DataDir, KeyDraft, LocalBlobs, NewFile, Reserve};
-use filegate_types::{AccountId, BlobKey, FileRecord, PlainKey, Scopes, UnixMillis};
+use filegate_store::{
+    BlobSum, Caller, Catalog, CommitOutcome, DataDir, KeyDraft, LocalBlobs, NewFile, NewUpload,
+    Reserve,
+};
+use filegate_types::units::Bytes;
+use filegate_types::{
+    AccountId, BlobKey, Call, FileRecord, FileState, KeyId, PlainKey, Scopes, TenantLimits,
+    UnixMillis,
+};
 
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -31,16 +38,30 @@ impl Store {
             expires_at: None,
         };
         self.catalog.create_key(draft, NOW).await.unwrap();
-        let principal = self.catalog.authenticate(key.hash(), NOW).await.unwrap().unwrap();
-        (principal.account_id, key)
+        match self.catalog.authenticate(key.hash(), Call::List, NOW).await.unwrap() {
+            Some(Caller::Active(principal)) => (principal.account_id, key),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Uploads `content` the way the pipeline does.
     pub(crate) async fn upload(&self, account: AccountId, seed: u8, content: &[u8]) -> FileRecord {
         let key = blob_key(seed);
-        self.catalog.begin_upload(account, key.clone(), NOW, in_ms(60_000)).await.unwrap();
+        self.begin(account, &key, in_ms(60_000)).await;
         let sum = self.land(&key, content);
-        self.catalog.commit_upload(account, new_file(key, sum), NOW).await.unwrap()
+        self.commit(account, new_file(key, sum)).await
+    }
+
+    pub(crate) async fn begin(&self, account: AccountId, key: &BlobKey, lease_until: UnixMillis) {
+        let upload = new_upload(account, key, lease_until);
+        self.catalog.begin_upload(upload, NOW).await.unwrap().unwrap();
+    }
+
+    pub(crate) async fn commit(&self, account: AccountId, file: NewFile) -> FileRecord {
+        match self.catalog.commit_upload(account, file, NOW).await.unwrap() {
+            CommitOutcome::Committed(record) => *record,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) fn land(&self, key: &BlobKey, content: &[u8]) -> BlobSum {
@@ -56,12 +77,35 @@ pub(crate) fn open(path: &std::path::Path) -> (Catalog, LocalBlobs) {
     (Catalog::open(&dir, reserve).unwrap(), LocalBlobs::of(&dir))
 }
 
+/// Changes rows as an operator would, but without the operator's door.
+pub(crate) fn sql(store: &Store, statement: &str) {
+    let connection = rusqlite::Connection::open(store.catalog.path()).unwrap();
+    connection.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
+    connection.execute_batch(statement).unwrap();
+}
+
 pub(crate) fn in_ms(ms: i64) -> UnixMillis {
     UnixMillis(NOW.0 + ms)
 }
 
 pub(crate) fn blob_key(seed: u8) -> BlobKey {
     BlobKey::mint(NOW, [seed; 10])
+}
+
+pub(crate) fn new_upload(
+    account: AccountId,
+    blob_key: &BlobKey,
+    lease_until: UnixMillis,
+) -> NewUpload {
+    NewUpload {
+        account,
+        key: KeyId(1),
+        blob_key: blob_key.clone(),
+        lease_until,
+        purpose: Some("voice_clone".parse().unwrap()),
+        bytes_max: Bytes::mib(1),
+        free: false,
+    }
 }
 
 pub(crate) fn new_file(blob_key: BlobKey, sum: BlobSum) -> NewFile {
@@ -73,6 +117,11 @@ pub(crate) fn new_file(blob_key: BlobKey, sum: BlobSum) -> NewFile {
         media_type: "audio/mpeg".to_owned(),
         media: serde_json::json!({"format": "mp3"}),
         expires_at: None,
+        key_id: KeyId(1),
+        state: FileState::Ready,
+        verdict: None,
+        limits: TenantLimits::default(),
+        first_answer: None,
         id_bits: [1, 2, 3, 4, 5, 6, 7, 8],
     }
 }

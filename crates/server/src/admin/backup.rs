@@ -1,0 +1,59 @@
+//! `backup`: a snapshot of the data directory while it is in use.
+
+use std::path::PathBuf;
+
+use filegate_store::admin::{AdminCall, AdminChange, AdminOutcome};
+use filegate_store::backup;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::again::Repeatable;
+use super::ask::Ask;
+use super::problem::Problem;
+use super::state::shown;
+use super::{Answer, Answered, dry};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Backup {
+    directory: PathBuf,
+}
+
+/// Makes the snapshot, then its audit row and first answer. A crash between leaves a snapshot that is
+/// whole and not in the audit log.
+pub(super) async fn make(ask: &Ask, action: &'static str, again: Option<&Repeatable>) -> Answered {
+    let target = ask.json::<Backup>()?.directory;
+    if let Err(why) = backup::refuse(&target) {
+        return Err(Problem::invalid("directory", why));
+    }
+    if ask.dry_run()? {
+        let counts = ask.app.catalog.counts().await?;
+        let reply = json!({
+            "directory": shown(&target), "files": counts.files, "bytes": counts.bytes,
+        });
+        return Ok(dry(reply));
+    }
+    let (blobs, into) = (ask.app.blobs.clone(), target.clone());
+    let catalog = ask.app.catalog.path().to_owned();
+    let made = ask.app.tasks.blocking(move || backup::make(&catalog, &blobs, &into));
+    let made = made.await.map_err(|_panic| Problem::internal())??;
+    let result: Value = json!({
+        "directory": shown(&target), "files": made.files, "bytes": made.bytes,
+        "linked": made.linked, "copied": made.copied, "dropped": made.dropped,
+    });
+    let call = AdminCall {
+        actor: ask.operator.name.clone(),
+        origin: ask.operator.origin.clone(),
+        action,
+        first_answer: again.map(|again| again.first.clone()),
+        sealed: None,
+        dry_run: false,
+        now: ask.app.clock.now(),
+    };
+    let note = AdminChange::Note { target: format!("backup:{}", shown(&target)), result };
+    match ask.app.catalog.administer(call, note).await? {
+        AdminOutcome::Done(reply) => Ok(Answer::Json(reply)),
+        AdminOutcome::Refused(refusal) => Err(refusal.into()),
+        AdminOutcome::Answered(_) => Err(Problem::in_flight()),
+    }
+}

@@ -1,0 +1,213 @@
+//! What stands before every call of a tenant: where its key may be used, what it may touch, how much it
+//! may use, and whose turn it is.
+//!
+//! | question | answered in |
+//! |---|---|
+//! | where does it come from, may the key be used there | [`network`] |
+//! | which purposes may the key touch | [`purposes`] |
+//! | requests and bytes in a minute | [`limits`] |
+//! | uploads in progress | [`places`] |
+//! | whose upload is examined and committed next | [`fair`] |
+//!
+//! A limit of the key is asked before the account's: a key that floods then uses up what is its own,
+//! and not what the account's other keys may use. What is refused by the account is charged to the
+//! key alone.
+
+pub(crate) mod fair;
+pub(crate) mod limits;
+pub(crate) mod network;
+pub(crate) mod places;
+pub(crate) mod purposes;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use filegate_types::tenant::TenantLimits;
+use filegate_types::units::Bytes;
+use filegate_types::{AccountId, ApiError, ErrorCode, KeyId, Principal};
+
+use crate::app::App;
+use crate::config::Config;
+use fair::{FairSemaphore, Permit};
+use limits::{Allowance, Meters};
+use places::{Place, Places};
+
+/// How often what nobody uses any more is forgotten.
+const SHRINK_EVERY: Duration = Duration::from_mins(1);
+/// Uploads examined, landed and committed at a time beside two for each core: they wait for the
+/// disk most of the time, and share its syncs.
+const WAITING_FOR_DISK: usize = 8;
+
+/// Whose limit it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    /// A key's own.
+    Key(KeyId),
+    /// That of all keys of an account together.
+    Account(AccountId),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key(_) => "this key",
+            Self::Account(_) => "this account",
+        })
+    }
+}
+
+/// Limits, places and turns of everybody.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    meters: Meters,
+    places: Places,
+    turns: FairSemaphore,
+}
+
+impl Gate {
+    pub(crate) fn new(config: &Config) -> Self {
+        let turns = match config.probe.parallel {
+            0 => {
+                let cores = std::thread::available_parallelism().map_or(2, usize::from);
+                cores * 2 + WAITING_FOR_DISK
+            }
+            n => n,
+        };
+        let places = config.limits.uploads_max;
+        Self {
+            meters: Meters::new(),
+            places: Places::new(places, config.limits.upload_wait.0),
+            // As many waiters as uploads: what was received whole is never turned away here.
+            turns: FairSemaphore::new(turns, turns, places),
+        }
+    }
+
+    /// Counts a request of `principal`; gives what is left of the tightest limit on requests.
+    pub(crate) fn request(
+        &self,
+        principal: &Principal,
+    ) -> (Option<Allowance>, Result<(), ApiError>) {
+        let [key, account] = limits_of(principal);
+        let (of_key, counted) = self.meters.request(key.0, key.1);
+        if counted.is_err() {
+            return (of_key, counted);
+        }
+        let (of_account, counted) = self.meters.request(account.0, account.1);
+        (Allowance::tightest(of_key, of_account), counted)
+    }
+
+    /// Lets an upload in, before any of its body is read: a place for as long as it is in progress,
+    /// and the count of what it brings if it does not say how much.
+    pub(crate) async fn upload(
+        self: &Arc<Self>,
+        principal: &Principal,
+        declared: Option<u64>,
+    ) -> Result<(Place, Option<Tally>), ApiError> {
+        let place = self.places.enter(principal).await?;
+        let subjects = limits_of(principal);
+        for (subject, limits) in subjects {
+            self.meters.upload(subject, limits, declared)?;
+        }
+        if declared.is_some() {
+            return Ok((place, None));
+        }
+        let of = subjects.map(|(subject, limits)| Some((subject, limits.bytes_per_minute?)));
+        let tally = Tally { gate: Arc::clone(self), of, bytes: 0 };
+        Ok((place, of.iter().any(Option::is_some).then_some(tally)))
+    }
+
+    /// The account's turn to use processor and disk.
+    pub(crate) async fn turn(&self, account: AccountId) -> Result<Permit, ApiError> {
+        self.turns.acquire(account).await.map_err(|fair::QueueFull| {
+            ApiError::detailed(ErrorCode::RateLimit, "too many uploads of this account wait")
+                .retry_after(1)
+        })
+    }
+}
+
+/// Counts the bytes of a body of unknown length; they are charged when it is dropped, however the
+/// upload ended.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    gate: Arc<Gate>,
+    of: [Option<(Subject, Bytes)>; 2],
+    bytes: u64,
+}
+
+impl Tally {
+    /// So many more came.
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        for (subject, per_minute) in self.of.into_iter().flatten() {
+            self.gate.meters.received(subject, per_minute, self.bytes);
+        }
+    }
+}
+
+fn limits_of(principal: &Principal) -> [(Subject, &TenantLimits); 2] {
+    [
+        (Subject::Key(principal.key_id), &principal.key_limits),
+        (Subject::Account(principal.account_id), &principal.account_limits),
+    ]
+}
+
+/// Forgets idle keys and accounts until the server stops.
+pub(crate) async fn upkeep(app: Arc<App>) {
+    loop {
+        tokio::select! {
+            () = app.tasks.stopping() => return,
+            () = tokio::time::sleep(SHRINK_EVERY) => app.gate.meters.shrink(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use filegate_types::tenant::AccountSettings;
+    use filegate_types::{Money, Scopes};
+
+    use super::*;
+
+    /// Somebody without limits.
+    pub(crate) fn principal(key: i64, account: i64) -> Principal {
+        Principal {
+            account_id: AccountId(account),
+            key_id: KeyId(key),
+            scopes: Scopes::all(),
+            purposes: None,
+            networks: vec![],
+            key_limits: TenantLimits::default(),
+            account_limits: TenantLimits::default(),
+            settings: AccountSettings::default(),
+            available: Money(0),
+            least_price: Money(0),
+            priced: false,
+        }
+    }
+
+    #[test]
+    fn a_flooding_key_does_not_use_up_its_account() {
+        let gate = Gate::new(&Config::default());
+        let mut flooding = principal(1, 1);
+        flooding.key_limits.requests_per_minute = Some(2);
+        flooding.account_limits.requests_per_minute = Some(5);
+        let mut other = flooding.clone();
+        other.key_id = KeyId(2);
+        other.key_limits.requests_per_minute = None;
+        for _ in 0..50 {
+            let _ = gate.request(&flooding);
+        }
+        for remaining in [2, 1, 0] {
+            let (left, counted) = gate.request(&other);
+            assert_eq!((left.unwrap().remaining, counted), (remaining, Ok(())));
+        }
+        let over = gate.request(&other).1.unwrap_err();
+        assert!(over.message().contains("5 requests per minute of this account"), "{over}");
+    }
+}

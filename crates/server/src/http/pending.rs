@@ -1,0 +1,92 @@
+//! `GET /d/pending/{blob_key}`: the bytes of an upload that is being decided, for the moderation
+//! webhook. Only while they lie in `tmp/`, and only with the link that the webhook was given.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use axum::routing::get;
+use bytes::Bytes;
+use filegate_types::{ApiError, BlobKey, ErrorCode};
+use futures_util::stream;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, StatusCode};
+
+use super::reply;
+use crate::app::App;
+use crate::links::LinkError;
+
+/// Bytes read at a time.
+const PIECE_BYTES: usize = 256 << 10;
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new().route("/d/pending/{blob_key}", get(handler))
+}
+
+async fn handler(
+    State(app): State<Arc<App>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    let refused = |status, code, why| reply::fault(status, &ApiError::detailed(code, why));
+    let forbidden = |why| refused(StatusCode::FORBIDDEN, ErrorCode::NotAuthorized, why);
+    let Some(key) = path.ok().and_then(|Path(text)| text.parse::<BlobKey>().ok()) else {
+        return forbidden("the link is not valid");
+    };
+    let query = request.uri().query().unwrap_or("");
+    match app.links.check_pending(&key, query, app.clock.now()) {
+        Ok(()) => {}
+        Err(LinkError::Forged) => return forbidden("the link is not valid"),
+        Err(LinkError::Expired) => return forbidden("the link has ended"),
+    }
+    let blobs = app.blobs.clone();
+    let opened = app.tasks.blocking(move || {
+        let Some(file) = blobs.open_pending(&key)? else { return Ok(None) };
+        let bytes = file
+            .metadata()
+            .map_err(|e| filegate_store::StoreError::io("looking at an upload", e))?
+            .len();
+        Ok(Some((file, bytes)))
+    });
+    match opened.await.unwrap_or(Err(filegate_store::StoreError::Closed)) {
+        Ok(Some((file, bytes))) => respond(app, file, bytes),
+        Ok(None) => reply::fault(StatusCode::NOT_FOUND, &ApiError::file_not_found()),
+        Err(error) => {
+            let error = reply::store_failed(&error);
+            reply::fault(StatusCode::SERVICE_UNAVAILABLE, &error)
+        }
+    }
+}
+
+/// The bytes. The file is whole, and what is open stays readable when the upload lands or goes.
+fn respond(app: Arc<App>, file: File, bytes: u64) -> Response {
+    let pieces = stream::unfold(Some(file), move |file| {
+        let app = Arc::clone(&app);
+        async move {
+            let mut file = file?;
+            let read = app.tasks.blocking(move || {
+                let mut piece = vec![0; PIECE_BYTES];
+                let n = file.read(&mut piece)?;
+                piece.truncate(n);
+                Ok::<_, std::io::Error>((Bytes::from(piece), file))
+            });
+            match read.await.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped))) {
+                Ok((piece, _)) if piece.is_empty() => None,
+                Ok((piece, file)) => Some((Ok(piece), Some(file))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }
+    });
+    let mut response = Response::new(Body::from_stream(pieces));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

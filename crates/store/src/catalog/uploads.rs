@@ -1,0 +1,370 @@
+//! Uploads in progress: begun, renewed, aborted, reaped, and committed to files.
+
+use filegate_types::units::Bytes;
+use filegate_types::{
+    AccountId, BlobKey, Call, FileId, FileRecord, FileState, KeyId, Money, PurposeName,
+    TenantLimits, UnixMillis,
+};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::books::{self, Entry, Short};
+use super::idempotency::{self, FirstAnswer};
+use super::usage::{self, Usage};
+use super::{Catalog, freeing, jobs, relaxed, synced};
+use crate::blobs::BlobSum;
+use crate::error::StoreError;
+
+/// An upload that will have bytes in the store.
+#[derive(Debug, Clone)]
+pub struct NewUpload {
+    /// Whose it is.
+    pub account: AccountId,
+    /// The key it is made with.
+    pub key: KeyId,
+    /// Where its bytes will be.
+    pub blob_key: BlobKey,
+    /// Until when it may make no progress.
+    pub lease_until: UnixMillis,
+    /// What it is for, if that is known yet.
+    pub purpose: Option<PurposeName>,
+    /// The most bytes it can have.
+    pub bytes_max: Bytes,
+    /// Whether nothing is to be held: it will not be committed.
+    pub free: bool,
+}
+
+/// A file whose blob has landed, to be committed.
+#[derive(Debug, Clone)]
+pub struct NewFile {
+    /// What it was uploaded for.
+    pub purpose: PurposeName,
+    /// The cleaned name.
+    pub filename: String,
+    /// Where its bytes landed; there must be an upload with this key.
+    pub blob_key: BlobKey,
+    /// Its length and sums.
+    pub sum: BlobSum,
+    /// What downloads are served as.
+    pub media_type: String,
+    /// What was measured.
+    pub media: serde_json::Value,
+    /// When it is to be deleted.
+    pub expires_at: Option<UnixMillis>,
+    /// The key it was uploaded with.
+    pub key_id: KeyId,
+    /// Whether its content is given out.
+    pub state: FileState,
+    /// What moderation said, as JSON, if it was asked.
+    pub verdict: Option<serde_json::Value>,
+    /// What the account may store.
+    pub limits: TenantLimits,
+    /// The request's `Idempotency-Key`, if it has one, and what is to be answered to the same again.
+    pub first_answer: Option<FirstAnswer>,
+    /// Random bits for ids; on a clash the next are tried.
+    pub id_bits: [u16; 8],
+}
+
+/// How a commit went.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CommitOutcome {
+    /// It is a file, and was paid.
+    Committed(Box<FileRecord>),
+    /// It would not fit what the account may store. Nothing was changed.
+    OverQuota(Quota),
+    /// Another request with the same `Idempotency-Key` was first. Nothing was changed.
+    Repeated,
+}
+
+/// What an account may store and a file would exceed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Quota {
+    /// Bytes of all its files.
+    Bytes {
+        /// The limit.
+        limit: Bytes,
+        /// What is stored without the file.
+        stored: Bytes,
+    },
+    /// Files of a purpose.
+    Files {
+        /// The limit.
+        limit: u64,
+        /// The purpose.
+        purpose: PurposeName,
+    },
+}
+
+impl Catalog {
+    /// Notes an upload that will have bytes in the store, and holds its price (design §4, step 2).
+    ///
+    /// Relaxed: after a power cut the row may be missing, and the hold with it, while the blob is
+    /// there; `fsck` finds it.
+    pub async fn begin_upload(
+        &self,
+        upload: NewUpload,
+        now: UnixMillis,
+    ) -> Result<Result<(), Short>, StoreError> {
+        self.engine
+            .write(relaxed("beginning an upload"), move |c| {
+                let purpose = upload.purpose.as_ref();
+                let reserved = if upload.free {
+                    Ok(Money::ZERO)
+                } else {
+                    books::hold(c, upload.account, purpose, upload.bytes_max)?
+                };
+                let hold = match reserved {
+                    Ok(hold) => hold,
+                    Err(short) => return Ok(Err(short)),
+                };
+                c.prepare_cached(
+                    "INSERT INTO uploads
+                         (blob_key, account_id, started_at, lease_until, key_id, hold)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .execute((
+                    upload.blob_key.as_str(),
+                    upload.account.0,
+                    now.0,
+                    upload.lease_until.0,
+                    upload.key.0,
+                    hold.0,
+                ))?;
+                Ok(Ok(()))
+            })
+            .await
+    }
+
+    /// Extends the lease of an upload that makes progress; false if it was reaped.
+    pub async fn renew_upload(
+        &self,
+        key: BlobKey,
+        lease_until: UnixMillis,
+    ) -> Result<bool, StoreError> {
+        self.engine
+            .write(relaxed("renewing an upload"), move |c| {
+                c.prepare_cached("UPDATE uploads SET lease_until = ?2 WHERE blob_key = ?1")?
+                    .execute((key.as_str(), lease_until.0))
+                    .map(|changed| changed == 1)
+            })
+            .await
+    }
+
+    /// Forgets an upload whose bytes are already gone from the store, and voids its hold.
+    pub async fn abort_upload(&self, key: BlobKey) -> Result<(), StoreError> {
+        self.engine
+            .write(relaxed("aborting an upload"), move |c| take(c, key.as_str()).map(drop))
+            .await
+    }
+
+    /// Makes an upload a file: the COMMIT POINT of an upload. Captures the hold, counts what is stored,
+    /// and keeps the first answer, all in the one transaction. Synced when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`] if the reaper took the upload; its blob is then not ours to use.
+    pub async fn commit_upload(
+        &self,
+        account: AccountId,
+        file: NewFile,
+        now: UnixMillis,
+    ) -> Result<CommitOutcome, StoreError> {
+        let committed = self
+            .engine
+            .write(synced("committing an upload"), move |c| commit(c, account, &file, now))
+            .await?;
+        committed.ok_or(StoreError::LeaseLost)
+    }
+
+    /// Whether a file of `bytes` would exceed what the account may store, as things are now. The
+    /// commit asks again.
+    pub async fn over_quota(
+        &self,
+        account: AccountId,
+        limits: TenantLimits,
+        purpose: Option<PurposeName>,
+        bytes: Bytes,
+    ) -> Result<Option<Quota>, StoreError> {
+        self.engine
+            .read("reading what is stored", move |c| {
+                over_quota(c, account, &limits, purpose.as_ref(), bytes)
+            })
+            .await
+    }
+
+    /// Gives the bytes of uploads whose lease ended by `deadline` to the purge job and voids their
+    /// holds, at most `limit`; says how many. With a deadline in the far future: all of them, as at
+    /// a start.
+    pub async fn reap_uploads(
+        &self,
+        deadline: UnixMillis,
+        now: UnixMillis,
+        limit: u32,
+    ) -> Result<usize, StoreError> {
+        self.engine
+            .write(freeing("reaping uploads"), move |c| {
+                let mut statement = c.prepare_cached(
+                    "SELECT blob_key FROM uploads WHERE lease_until <= ?1 LIMIT ?2",
+                )?;
+                let lapsed: Vec<String> = statement
+                    .query_map((deadline.0, limit), |r| r.get(0))?
+                    .collect::<Result<_, _>>()?;
+                for blob_key in &lapsed {
+                    take(c, blob_key)?;
+                    jobs::enqueue_purge(c, blob_key, now)?;
+                }
+                Ok(lapsed.len())
+            })
+            .await
+    }
+}
+
+/// Removes the row of an upload and its hold; says whose it was and what it held.
+pub(super) fn take(c: &Connection, blob_key: &str) -> rusqlite::Result<Option<(AccountId, Money)>> {
+    let taken = c
+        .prepare_cached("DELETE FROM uploads WHERE blob_key = ?1 RETURNING account_id, hold")?
+        .query_row([blob_key], |row| Ok((AccountId(row.get(0)?), Money(row.get(1)?))))
+        .optional()?;
+    if let Some((account, hold)) = taken {
+        books::release(c, account, hold)?;
+    }
+    Ok(taken)
+}
+
+fn commit(
+    c: &Connection,
+    account: AccountId,
+    file: &NewFile,
+    now: UnixMillis,
+) -> rusqlite::Result<Option<CommitOutcome>> {
+    let bytes = Bytes(file.sum.bytes);
+    // Before anything is changed: an outcome that is no error does not roll back.
+    if let Some(first) = &file.first_answer
+        && idempotency::find(c, &first.owner, &first.key, now)?.is_some()
+    {
+        return Ok(Some(CommitOutcome::Repeated));
+    }
+    if let Some(quota) = over_quota(c, account, &file.limits, Some(&file.purpose), bytes)? {
+        return Ok(Some(CommitOutcome::OverQuota(quota)));
+    }
+    let Some((owner, hold)) = take(c, file.blob_key.as_str())? else { return Ok(None) };
+    if owner != account {
+        return Err(rusqlite::Error::QueryReturnedNoRows);
+    }
+    let file_id = insert(c, account, file, now)?;
+    let purpose = file.purpose.as_str();
+    // What was held is the most that is taken: a price that rose since is for the next upload.
+    let charged = books::upload_price(c, purpose, bytes)?.min(hold);
+    let reference = format!("upload:{}", file.blob_key);
+    let entry = Entry {
+        call: Some(Call::Upload),
+        key: Some(file.key_id),
+        file: Some(file_id),
+        reference: Some(&reference),
+        ..Entry::of(account, now, "charge", Money(-charged.0))
+    };
+    books::post(c, &entry)?;
+    usage::store(c, account, purpose, 1, file.sum.bytes.cast_signed())?;
+    usage::add(
+        c,
+        &Usage {
+            account,
+            key: file.key_id,
+            purpose: purpose.to_owned(),
+            call: Call::Upload,
+            calls: 1,
+            bytes: file.sum.bytes,
+            charged,
+        },
+        now,
+    )?;
+    let record = FileRecord {
+        file_id,
+        account_id: account,
+        purpose: file.purpose.clone(),
+        filename: file.filename.clone(),
+        bytes: file.sum.bytes,
+        sha256: file.sum.sha256,
+        media_type: file.media_type.clone(),
+        media: file.media.clone(),
+        blob_key: file.blob_key.clone(),
+        created_at: now,
+        expires_at: file.expires_at,
+        damaged_at: None,
+        key_id: Some(file.key_id),
+        state: file.state,
+        verdict: file.verdict.clone(),
+    };
+    if let Some(first) = &file.first_answer {
+        let reply = serde_json::to_vec(&record.to_wire()).unwrap_or_default();
+        idempotency::keep(c, first, 200, &reply, now)?;
+    }
+    Ok(Some(CommitOutcome::Committed(Box::new(record))))
+}
+
+fn over_quota(
+    c: &Connection,
+    account: AccountId,
+    limits: &TenantLimits,
+    purpose: Option<&PurposeName>,
+    bytes: Bytes,
+) -> rusqlite::Result<Option<Quota>> {
+    if let Some(limit) = limits.stored_bytes {
+        let stored: i64 = c
+            .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM stored WHERE account_id = ?1")?
+            .query_row([account.0], |row| row.get(0))?;
+        let stored = Bytes(stored.cast_unsigned());
+        if stored.0.saturating_add(bytes.0) > limit.0 {
+            return Ok(Some(Quota::Bytes { limit, stored }));
+        }
+    }
+    let Some(purpose) = purpose else { return Ok(None) };
+    let Some(&limit) = limits.files_per_purpose.get(purpose) else { return Ok(None) };
+    let files: Option<i64> = c
+        .prepare_cached("SELECT files FROM stored WHERE account_id = ?1 AND purpose = ?2")?
+        .query_row((account.0, purpose.as_str()), |row| row.get(0))
+        .optional()?;
+    let full = files.unwrap_or(0).cast_unsigned() >= limit;
+    Ok(full.then(|| Quota::Files { limit, purpose: purpose.clone() }))
+}
+
+/// Inserts the row under a fresh id; the primary key decides whether it is fresh.
+fn insert(
+    c: &Connection,
+    account: AccountId,
+    file: &NewFile,
+    now: UnixMillis,
+) -> rusqlite::Result<FileId> {
+    let mut statement = c.prepare_cached(
+        "INSERT INTO files (file_id, account_id, purpose, filename, bytes, media_type, blob_key,
+                            created_at, expires_at, sha256, media, block_sums, key_id, state,
+                            verdict)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+         ON CONFLICT (file_id) DO NOTHING",
+    )?;
+    // After eight clashes in one millisecond, the next millisecond's ids.
+    for millisecond in 0..16 {
+        for bits in file.id_bits {
+            let file_id = FileId::mint(UnixMillis(now.0 + millisecond), bits);
+            let inserted = statement.execute((
+                file_id.get(),
+                account.0,
+                file.purpose.as_str(),
+                &file.filename,
+                file.sum.bytes.cast_signed(),
+                &file.media_type,
+                file.blob_key.as_str(),
+                now.0,
+                file.expires_at.map(|t| t.0),
+                &file.sum.sha256,
+                file.media.to_string(),
+                &file.sum.block_sums,
+                file.key_id.0,
+                file.state.name(),
+                file.verdict.as_ref().map(ToString::to_string),
+            ))?;
+            if inserted == 1 {
+                return Ok(file_id);
+            }
+        }
+    }
+    Err(rusqlite::Error::StatementChangedRows(0))
+}

@@ -1,0 +1,399 @@
+//! Money adds up: under load, across crashes, after any sequence of calls.
+
+use std::collections::BTreeMap;
+
+use filegate_store::{BlobSum, CommitOutcome, DeleteOutcome, FirstAnswer, NewFile, Quota};
+use filegate_types::units::Bytes;
+use filegate_types::{
+    AccountId, BlobKey, Call, FileId, KeyId, Money, PurposeName, TenantLimits, UnixMillis,
+};
+use proptest::prelude::*;
+use rusqlite::Connection;
+use tokio::task::JoinSet;
+
+use crate::support::{NOW, Store, in_ms, new_file, new_upload, open, sql};
+
+const KEY: KeyId = KeyId(1);
+/// Prices: 10 for an upload, 5 for each MiB of it, 3 for a delete, 2 for a retrieve.
+const PRICES: &str = "INSERT INTO prices (call, purpose, unit, amount) VALUES
+    ('files.upload', '', 'call', 10), ('files.upload', '', 'mib', 5),
+    ('files.delete', '', 'call', 3), ('files.retrieve', '', 'call', 2),
+    ('files.storage', '', 'gib_day', 7)";
+
+fn top_up(store: &Store, amount: i64) {
+    sql(
+        store,
+        &format!(
+            "BEGIN IMMEDIATE;
+             UPDATE accounts SET balance = balance + {amount} WHERE account_id = 1;
+             INSERT INTO ledger (account_id, at, kind, amount, balance)
+             SELECT 1, 0, 'top_up', {amount}, balance FROM accounts WHERE account_id = 1;
+             COMMIT;"
+        ),
+    );
+}
+
+fn money(store: &Store) -> (i64, i64) {
+    let connection = Connection::open(store.catalog.path()).unwrap();
+    connection
+        .query_row("SELECT balance, held FROM accounts WHERE account_id = 1", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap()
+}
+
+fn sum_of(bytes: u64) -> BlobSum {
+    BlobSum { bytes, sha256: [7; 32], block_sums: vec![] }
+}
+
+fn key_number(number: u64) -> BlobKey {
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&number.to_be_bytes());
+    BlobKey::mint(NOW, random)
+}
+
+fn file_of(number: u64, bytes: u64) -> NewFile {
+    let bits = std::array::from_fn(|i| (number.wrapping_mul(8) + i as u64) as u16);
+    NewFile { id_bits: bits, ..new_file(key_number(number), sum_of(bytes)) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balance_for_ten_pays_for_exactly_ten_of_a_thousand() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    sql(&store, "INSERT INTO prices (call, unit, amount) VALUES ('files.upload', 'call', 1000)");
+    top_up(&store, 10_999);
+    let mut tasks = JoinSet::new();
+    for number in 0..1_000 {
+        let catalog = store.catalog.clone();
+        tasks.spawn(async move {
+            let upload = new_upload(acme, &key_number(number), in_ms(60_000));
+            if catalog.begin_upload(upload, NOW).await.unwrap().is_err() {
+                return false;
+            }
+            let done = catalog.commit_upload(acme, file_of(number, 5), NOW).await.unwrap();
+            assert!(matches!(done, CommitOutcome::Committed(_)), "{done:?}");
+            true
+        });
+    }
+    let paid = tasks.join_all().await.into_iter().filter(|paid| *paid).count();
+    assert_eq!(paid, 10);
+    assert_eq!(money(&store), (999, 0));
+    assert_eq!(store.catalog.check_books().await.unwrap(), []);
+    let counts = store.catalog.counts().await.unwrap();
+    assert_eq!((counts.files, counts.uploads), (10, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_for_ten_takes_exactly_ten_of_a_hundred() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    let limits = TenantLimits { stored_bytes: Some(Bytes(1_099)), ..TenantLimits::default() };
+    let mut kept = 0;
+    let mut tasks = JoinSet::new();
+    for number in 0..100 {
+        let (catalog, limits) = (store.catalog.clone(), limits.clone());
+        tasks.spawn(async move {
+            let upload = new_upload(acme, &key_number(number), in_ms(60_000));
+            catalog.begin_upload(upload, NOW).await.unwrap().unwrap();
+            let file = NewFile { limits, ..file_of(number, 100) };
+            catalog.commit_upload(acme, file, NOW).await.unwrap()
+        });
+    }
+    for done in tasks.join_all().await {
+        match done {
+            CommitOutcome::Committed(_) => kept += 1,
+            CommitOutcome::OverQuota(quota) => {
+                assert_eq!(quota, Quota::Bytes { limit: Bytes(1_099), stored: Bytes(1_000) });
+            }
+            CommitOutcome::Repeated => panic!("it was not"),
+        }
+    }
+    assert_eq!(kept, 10);
+    assert_eq!(store.catalog.check_books().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_price_that_rises_during_an_upload_is_for_the_next() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    sql(&store, PRICES);
+    top_up(&store, 100);
+    store.begin(acme, &key_number(1), in_ms(60_000)).await;
+    assert_eq!(money(&store), (100, 15));
+    sql(&store, "UPDATE prices SET amount = 90 WHERE call = 'files.upload'");
+    store.commit(acme, file_of(1, 1 << 20)).await;
+    assert_eq!(money(&store), (85, 0));
+    let refused =
+        store.catalog.begin_upload(new_upload(acme, &key_number(2), in_ms(60_000)), NOW).await;
+    let short = refused.unwrap().unwrap_err();
+    assert_eq!((short.price, short.available), (Money(180), Money(85)));
+}
+
+#[tokio::test]
+async fn the_price_of_a_purpose_goes_before_that_of_all_and_an_unknown_purpose_holds_the_dearest() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    sql(&store, PRICES);
+    sql(
+        &store,
+        "INSERT INTO prices VALUES ('files.upload', 'voice_clone', 'call', 0),
+                                   ('files.upload', 'retrieval', 'call', 40)",
+    );
+    top_up(&store, 100);
+    store.begin(acme, &key_number(1), in_ms(60_000)).await;
+    assert_eq!(money(&store).1, 5);
+    let unknown = filegate_store::NewUpload {
+        purpose: None,
+        ..new_upload(acme, &key_number(2), in_ms(60_000))
+    };
+    store.catalog.begin_upload(unknown, NOW).await.unwrap().unwrap();
+    assert_eq!(money(&store).1, 5 + 45);
+    store.commit(acme, file_of(2, 1 << 19)).await;
+    // Half a MiB at 5 is 2.5, rounded up.
+    assert_eq!(money(&store), (97, 5));
+}
+
+#[tokio::test]
+async fn a_day_of_storage_is_charged_once_and_may_be_owed() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    sql(&store, "INSERT INTO prices VALUES ('files.storage', '', 'gib_day', 1000)");
+    top_up(&store, 1_500);
+    for number in 1..=3 {
+        store.begin(acme, &key_number(number), in_ms(60_000)).await;
+        store.commit(acme, file_of(number, 1 << 29)).await;
+    }
+    let charge = |day: &str, end| store.catalog.charge_storage(day.to_owned(), end, NOW);
+    // They were not there yet when this day ended.
+    assert_eq!(charge("2027-01-14", NOW).await.unwrap(), 0);
+    assert_eq!(charge("2027-01-15", in_ms(1)).await.unwrap(), 1);
+    assert_eq!(charge("2027-01-15", in_ms(1)).await.unwrap(), 0);
+    assert_eq!(money(&store).0, 0);
+    assert_eq!(charge("2027-01-16", in_ms(2)).await.unwrap(), 1);
+    assert_eq!(money(&store).0, -1_500);
+    assert_eq!(store.catalog.check_books().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_ledger_is_append_only_and_a_cooked_book_is_found() {
+    let store = Store::new();
+    store.account("acme", 1).await;
+    top_up(&store, 100);
+    let connection = Connection::open(store.catalog.path()).unwrap();
+    for statement in ["UPDATE ledger SET amount = 1", "DELETE FROM ledger"] {
+        let refused = connection.execute(statement, []).unwrap_err().to_string();
+        assert!(refused.contains("append-only"), "{refused}");
+    }
+    sql(&store, "UPDATE accounts SET balance = 5, held = 1");
+    let faults = store.catalog.check_books().await.unwrap();
+    let found: Vec<_> =
+        faults.iter().map(|fault| (fault.what, fault.kept, fault.counted)).collect();
+    assert_eq!(found, [("balance", 5, 100), ("held", 1, 0)]);
+}
+
+#[tokio::test]
+async fn the_same_idempotency_key_commits_once() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    let first =
+        FirstAnswer { owner: "account:1".to_owned(), key: "k".to_owned(), fingerprint: [1; 32] };
+    let with_key = |number| NewFile { first_answer: Some(first.clone()), ..file_of(number, 5) };
+    for number in [1, 2] {
+        store.begin(acme, &key_number(number), in_ms(60_000)).await;
+    }
+    let file = store.commit(acme, with_key(1)).await;
+    let again = store.catalog.commit_upload(acme, with_key(2), NOW).await.unwrap();
+    assert_eq!(again, CommitOutcome::Repeated);
+    let answer = |at| store.catalog.first_answer("account:1".to_owned(), "k".to_owned(), at);
+    let kept = answer(NOW).await.unwrap().unwrap();
+    assert_eq!(kept.fingerprint, [1; 32]);
+    let reply: serde_json::Value = serde_json::from_slice(&kept.reply).unwrap();
+    assert_eq!(reply["file_id"], file.file_id.get());
+    let next_day = in_ms(86_400_000);
+    assert!(answer(next_day).await.unwrap().is_none());
+    assert_eq!(store.catalog.forget_answers(next_day, 10).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_delete_leaves_a_receipt_that_the_purge_completes() {
+    let store = Store::new();
+    let (acme, _) = store.account("acme", 1).await;
+    let file = store.upload(acme, 9, b"hello").await;
+    let deleted = store.catalog.delete_file(acme, KEY, file.file_id, vec![], NOW).await.unwrap();
+    assert_eq!(deleted, DeleteOutcome::Deleted);
+    let receipt = || {
+        let connection = Connection::open(store.catalog.path()).unwrap();
+        connection
+            .query_row("SELECT cause, bytes, deleted_at, purged_at FROM receipts", [], |row| {
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, i64>(1)?,
+                    row.get::<_, i64>(2)?,
+                    row.get::<_, Option<i64>>(3)?,
+                ))
+            })
+            .unwrap()
+    };
+    assert_eq!(receipt(), ("client".to_owned(), 5, NOW.0, None));
+    let jobs = store.catalog.due_jobs(NOW, 10).await.unwrap();
+    store.catalog.finish_jobs(vec![jobs[0].job_id], in_ms(9)).await.unwrap();
+    assert_eq!(receipt().3, Some(NOW.0 + 9));
+}
+
+/// What may happen to an account, in any order.
+#[derive(Debug, Clone)]
+enum Step {
+    TopUp(i64),
+    Begin(u64),
+    /// Of the n-th upload in progress, with this share of its bytes.
+    Commit(usize, u64),
+    Abort(usize),
+    Reap,
+    Delete(usize),
+    Retrieve,
+    Storage,
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (1i64..200).prop_map(Step::TopUp),
+        5 => (1u64..4 << 20).prop_map(Step::Begin),
+        5 => (any::<usize>(), 1u64..=4).prop_map(|(n, quarter)| Step::Commit(n, quarter)),
+        2 => any::<usize>().prop_map(Step::Abort),
+        1 => Just(Step::Reap),
+        3 => any::<usize>().prop_map(Step::Delete),
+        2 => Just(Step::Retrieve),
+        1 => Just(Step::Storage),
+        2 => Just(Step::Crash),
+    ]
+}
+
+/// The account as it should be.
+#[derive(Default)]
+struct Model {
+    balance: i64,
+    uploads: BTreeMap<u64, (u64, i64)>,
+    files: Vec<(FileId, u64)>,
+    next: u64,
+    day: i64,
+}
+
+impl Model {
+    fn held(&self) -> i64 {
+        self.uploads.values().map(|(_, hold)| hold).sum()
+    }
+
+    fn can_spend(&self, amount: i64) -> bool {
+        self.balance - self.held() >= amount
+    }
+
+    fn pick_upload(&self, n: usize) -> Option<(u64, u64)> {
+        let count = self.uploads.len();
+        (count > 0).then(|| self.uploads.iter().nth(n % count).map(|(k, v)| (*k, v.0)).unwrap())
+    }
+}
+
+fn upload_price(bytes: u64) -> i64 {
+    10 + (bytes * 5).div_ceil(1 << 20) as i64
+}
+
+async fn take(store: &mut Store, acme: AccountId, model: &mut Model, step: Step) {
+    match step {
+        Step::TopUp(amount) => {
+            top_up(store, amount);
+            model.balance += amount;
+        }
+        Step::Begin(bytes) => {
+            model.next += 1;
+            let upload = filegate_store::NewUpload {
+                bytes_max: Bytes(bytes),
+                ..new_upload(acme, &key_number(model.next), in_ms(1_000))
+            };
+            let began = store.catalog.begin_upload(upload, NOW).await.unwrap();
+            let price = upload_price(bytes);
+            assert_eq!(began.is_ok(), model.can_spend(price));
+            if began.is_ok() {
+                model.uploads.insert(model.next, (bytes, price));
+            }
+        }
+        Step::Commit(n, quarter) => {
+            let Some((number, bytes_max)) = model.pick_upload(n) else { return };
+            let bytes = (bytes_max * quarter / 4).max(1);
+            let file = file_of(number, bytes);
+            let done = store.catalog.commit_upload(acme, file, NOW).await.unwrap();
+            let CommitOutcome::Committed(record) = done else { panic!("{done:?}") };
+            model.uploads.remove(&number);
+            model.balance -= upload_price(bytes);
+            model.files.push((record.file_id, bytes));
+        }
+        Step::Abort(n) => {
+            let Some((number, _)) = model.pick_upload(n) else { return };
+            store.catalog.abort_upload(key_number(number)).await.unwrap();
+            model.uploads.remove(&number);
+        }
+        Step::Reap => {
+            let reaped = store.catalog.reap_uploads(UnixMillis(i64::MAX), NOW, 1_000).await;
+            assert_eq!(reaped.unwrap(), model.uploads.len());
+            model.uploads.clear();
+        }
+        Step::Delete(n) => {
+            if model.files.is_empty() {
+                return;
+            }
+            let n = n % model.files.len();
+            let deleted =
+                store.catalog.delete_file(acme, KEY, model.files[n].0, vec![], NOW).await.unwrap();
+            if model.can_spend(3) {
+                assert_eq!(deleted, DeleteOutcome::Deleted);
+                model.files.swap_remove(n);
+                model.balance -= 3;
+            } else {
+                assert!(matches!(deleted, DeleteOutcome::Short(_)), "{deleted:?}");
+            }
+        }
+        Step::Retrieve => {
+            let purpose: Option<PurposeName> = Some("voice_clone".parse().unwrap());
+            let paid = store.catalog.charge_call(acme, KEY, Call::Retrieve, purpose, None, NOW);
+            let paid = paid.await.unwrap();
+            assert_eq!(paid.is_ok(), model.can_spend(2));
+            model.balance -= if paid.is_ok() { 2 } else { 0 };
+        }
+        Step::Storage => {
+            model.day += 1;
+            let day = format!("day {}", model.day);
+            store.catalog.charge_storage(day.clone(), in_ms(1), NOW).await.unwrap();
+            store.catalog.charge_storage(day, in_ms(1), NOW).await.unwrap();
+            let stored: u64 = model.files.iter().map(|(_, bytes)| bytes).sum();
+            model.balance -= (stored * 7).div_ceil(1 << 30) as i64;
+        }
+        // What a kill leaves of a catalog is what a new process opens.
+        Step::Crash => {
+            let (catalog, _) = open(store.home.path());
+            store.catalog = catalog;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn the_books_balance_after_any_sequence(steps in prop::collection::vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut store = Store::new();
+            let (acme, _) = store.account("acme", 1).await;
+            sql(&store, PRICES);
+            let mut model = Model::default();
+            for step in steps {
+                take(&mut store, acme, &mut model, step).await;
+                assert_eq!(money(&store), (model.balance, model.held()));
+            }
+            assert_eq!(store.catalog.check_books().await.unwrap(), []);
+            let counts = store.catalog.counts().await.unwrap();
+            assert_eq!(counts.files as usize, model.files.len());
+        });
+    }
+}
