@@ -8,10 +8,9 @@ use filegate_types::Clock;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Notify;
 
-use crate::admin::InFlight;
 use crate::config::Config;
 use crate::gate::Gate;
-use crate::intake::InFlightKeys;
+use crate::http::idempotency::InFlight;
 use crate::lifecycle::Tasks;
 use crate::links::Links;
 use crate::moderation::Moderation;
@@ -27,15 +26,13 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
-    /// Idempotency-Keys of operators' requests that are being worked on.
-    pub(crate) admin_in_flight: InFlight,
     pub(crate) moderation: Moderation,
     /// Limits, places and turns of tenants.
     pub(crate) gate: Arc<Gate>,
     /// Calls that are not written down yet.
     pub(crate) counts: Counts,
-    /// Idempotency-Keys of uploads that are in progress.
-    pub(crate) in_flight: Arc<InFlightKeys>,
+    /// Idempotency-Keys of requests that are being worked on.
+    pub(crate) in_flight: InFlight,
     /// Wakes the job runner.
     pub(crate) jobs_due: Notify,
     pub(crate) metrics: PrometheusHandle,

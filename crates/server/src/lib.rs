@@ -45,6 +45,7 @@ use tokio::sync::Notify;
 use app::{App, random};
 use config::Config;
 use gate::Gate;
+use http::idempotency::InFlight;
 use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
 use moderation::Moderation;
@@ -178,10 +179,9 @@ async fn assemble(
         tasks: Tasks::default(),
         links,
         moderation,
-        admin_in_flight: admin::InFlight::default(),
         jobs_due: Notify::new(),
         counts: pay::Counts::default(),
-        in_flight: Arc::default(),
+        in_flight: InFlight::default(),
         metrics: recorder(),
         started: AtomicBool::new(false),
         config,

@@ -2,3 +2,5 @@
 
 mod audio;
 mod containers;
+mod support;
+mod texts;

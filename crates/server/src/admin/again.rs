@@ -5,9 +5,6 @@
 //! caller has both, the database neither. On the data directory itself there is no token, so the secret
 //! is not kept at all.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use filegate_store::{FirstAnswer, KeptAnswer};
@@ -19,20 +16,14 @@ use sha2::{Digest as _, Sha256};
 use super::auth::Operator;
 use super::problem::Problem;
 use crate::app::random;
-
-/// Longest key.
-const KEY_BYTES_MAX: usize = 255;
-
-/// Keys of requests that are being worked on.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct InFlight(Arc<Mutex<HashSet<(String, String)>>>);
+use crate::http::idempotency::{InFlight, NOT_A_KEY, NotAKey, Taken, key_of};
 
 /// A request with a key, for as long as it is worked on.
 #[derive(Debug)]
 pub(super) struct Repeatable {
     pub(super) first: FirstAnswer,
     token: Option<String>,
-    in_flight: InFlight,
+    _taken: Taken,
 }
 
 impl Repeatable {
@@ -43,14 +34,13 @@ impl Repeatable {
         headers: &HeaderMap,
         fingerprint: [u8; 32],
     ) -> Result<Option<Self>, Problem> {
-        let Some(key) = key_of(headers)? else { return Ok(None) };
-        let owner = operator.name.clone();
-        if !in_flight.taken().insert((owner.clone(), key.clone())) {
-            return Err(Problem::in_flight());
-        }
+        let key = key_of(headers);
+        let key = key.map_err(|NotAKey| Problem::invalid("Idempotency-Key", NOT_A_KEY))?;
+        let Some(key) = key else { return Ok(None) };
+        let taken = in_flight.take(operator.name.clone(), key).ok_or_else(Problem::in_flight)?;
+        let (owner, key) = (taken.owner.clone(), taken.key.clone());
         let first = FirstAnswer { owner, key, fingerprint };
-        let token = operator.token.clone();
-        Ok(Some(Self { first, token, in_flight: in_flight.clone() }))
+        Ok(Some(Self { first, token: operator.token.clone(), _taken: taken }))
     }
 
     /// The kept answer's bytes, if this is the same request.
@@ -92,19 +82,6 @@ impl Repeatable {
     }
 }
 
-impl Drop for Repeatable {
-    fn drop(&mut self) {
-        let taken = (self.first.owner.clone(), self.first.key.clone());
-        self.in_flight.taken().remove(&taken);
-    }
-}
-
-impl InFlight {
-    fn taken(&self) -> std::sync::MutexGuard<'_, HashSet<(String, String)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What makes two requests the same.
 pub(super) fn fingerprint(target: &str, body: &[u8]) -> [u8; 32] {
     let mut hash = Sha256::new();
@@ -112,22 +89,6 @@ pub(super) fn fingerprint(target: &str, body: &[u8]) -> [u8; 32] {
     hash.update(target.as_bytes());
     hash.update(body);
     hash.finalize().into()
-}
-
-fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut values = headers.get_all("idempotency-key").iter();
-    let value = match (values.next(), values.next()) {
-        (None, _) => return Ok(None),
-        (Some(value), None) => value.to_str().ok().map(|text| text.trim_matches('"')),
-        (Some(_), Some(_)) => None,
-    };
-    let fits = |text: &&str| {
-        (1..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| matches!(b, b' '..=b'~'))
-    };
-    value.filter(fits).map(|text| Some(text.to_owned())).ok_or_else(|| {
-        let why = "is not one text of 1 to 255 visible ASCII characters";
-        Problem::invalid("Idempotency-Key", why)
-    })
 }
 
 #[cfg(test)]
@@ -158,25 +119,5 @@ mod tests {
         assert_eq!(request(None, "k").seal("fg-secret"), None);
         let again = request(Some("a"), "k").seal("fg-secret").unwrap();
         assert_ne!(again, sealed);
-    }
-
-    #[test]
-    fn a_key_in_use_is_in_flight_until_its_request_ends() {
-        let in_flight = InFlight::default();
-        let operator = Operator {
-            name: "token:1".to_owned(),
-            scope: AdminScope::Full,
-            origin: String::new(),
-            token: None,
-        };
-        let mut headers = HeaderMap::new();
-        let begin =
-            |headers: &HeaderMap| Repeatable::begin(&in_flight, &operator, headers, [0; 32]);
-        assert!(begin(&headers).unwrap().is_none());
-        headers.insert("idempotency-key", http::HeaderValue::from_static("k"));
-        let first = begin(&headers).unwrap();
-        assert!(begin(&headers).is_err());
-        drop(first);
-        assert!(begin(&headers).unwrap().is_some());
     }
 }

@@ -49,7 +49,6 @@ use ask::Ask;
 use problem::Problem;
 use routes::{ROUTES, Route, Run};
 
-pub(crate) use again::InFlight;
 pub use local::LocalAdmin;
 pub(crate) use tokens::{drafted, new_token};
 
@@ -226,7 +225,7 @@ async fn change(
 ) -> Answered {
     let fingerprint = again::fingerprint(target, &ask.body);
     let dry_run = ask.dry_run()?;
-    let in_flight = &ask.app.admin_in_flight;
+    let in_flight = &ask.app.in_flight;
     let again = Repeatable::begin(in_flight, &ask.operator, &ask.headers, fingerprint)?;
     let again = again.filter(|_| !dry_run);
     // Before anything of the request is looked at: what was right then may be wrong by now.

@@ -9,6 +9,7 @@ pub(crate) mod body;
 mod content;
 mod delete;
 mod download;
+pub(crate) mod idempotency;
 mod layer;
 mod list;
 mod openapi;

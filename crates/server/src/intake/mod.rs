@@ -52,7 +52,6 @@ use inspect::Inspected;
 use repeat::Repeatable;
 
 pub use inspect::inspect_file;
-pub(crate) use repeat::InFlightKeys;
 pub(crate) use spool::{Source, Spool};
 
 /// What an upload came to.

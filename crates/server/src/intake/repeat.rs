@@ -5,31 +5,20 @@
 //! nothing, so the same key may be tried again. Which request is "the same" is known when its body is:
 //! purpose, name, content and `expires_after` are what counts.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use filegate_store::{FirstAnswer, KeptAnswer};
 use filegate_types::wire::FileObject;
-use filegate_types::{AccountId, ApiError, ErrorCode, Principal};
+use filegate_types::{ApiError, ErrorCode, Principal};
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use super::Received;
 use crate::app::App;
+use crate::http::idempotency::{NOT_A_KEY, NotAKey, Taken, key_of};
 use crate::http::reply::store_failed;
-
-/// Longest key.
-const KEY_BYTES_MAX: usize = 255;
-
-/// Keys of uploads that are in progress.
-#[derive(Debug, Default)]
-pub(crate) struct InFlightKeys(Mutex<HashSet<(AccountId, String)>>);
 
 /// The key of an upload, for as long as the upload is in progress.
 pub(super) struct Repeatable {
-    key: String,
-    account: AccountId,
-    keys: Arc<InFlightKeys>,
+    taken: Taken,
     /// What was answered to the key before.
     pub(super) kept: Option<KeptAnswer>,
 }
@@ -41,26 +30,23 @@ impl Repeatable {
         principal: &Principal,
         headers: &HeaderMap,
     ) -> Result<Option<Self>, ApiError> {
-        let Some(key) = key_of(headers)? else { return Ok(None) };
-        let account = principal.account_id;
-        let keys = Arc::clone(&app.in_flight);
-        if !keys.taken().insert((account, key.clone())) {
+        let key = key_of(headers)
+            .map_err(|NotAKey| ApiError::invalid(format_args!("Idempotency-Key {NOT_A_KEY}")))?;
+        let Some(key) = key else { return Ok(None) };
+        let owner = format!("account:{}", principal.account_id.0);
+        let taken = app.in_flight.take(owner, key).ok_or_else(|| {
             let why = "a request with this Idempotency-Key is in progress";
-            return Err(ApiError::detailed(ErrorCode::RateLimit, why).retry_after(1));
-        }
-        let mut this = Self { key, account, keys, kept: None };
-        let kept = app.catalog.first_answer(this.owner(), this.key.clone(), app.clock.now()).await;
-        this.kept = kept.map_err(|error| store_failed(&error))?;
-        Ok(Some(this))
-    }
-
-    fn owner(&self) -> String {
-        format!("account:{}", self.account.0)
+            ApiError::detailed(ErrorCode::RateLimit, why).retry_after(1)
+        })?;
+        let (owner, key) = (taken.owner.clone(), taken.key.clone());
+        let kept = app.catalog.first_answer(owner, key, app.clock.now()).await;
+        Ok(Some(Self { taken, kept: kept.map_err(|error| store_failed(&error))? }))
     }
 
     /// What the commit keeps.
     pub(super) fn first_answer(&self, fingerprint: [u8; 32]) -> FirstAnswer {
-        FirstAnswer { owner: self.owner(), key: self.key.clone(), fingerprint }
+        let (owner, key) = (self.taken.owner.clone(), self.taken.key.clone());
+        FirstAnswer { owner, key, fingerprint }
     }
 
     /// The first answer, if this is the same request.
@@ -80,18 +66,6 @@ impl Repeatable {
     }
 }
 
-impl Drop for Repeatable {
-    fn drop(&mut self) {
-        self.keys.taken().remove(&(self.account, std::mem::take(&mut self.key)));
-    }
-}
-
-impl InFlightKeys {
-    fn taken(&self) -> std::sync::MutexGuard<'_, HashSet<(AccountId, String)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What makes two uploads the same request.
 pub(super) fn fingerprint(received: &Received, sha256: &[u8; 32]) -> [u8; 32] {
     let mut hash = Sha256::new();
@@ -102,47 +76,4 @@ pub(super) fn fingerprint(received: &Received, sha256: &[u8; 32]) -> [u8; 32] {
     }
     hash.update(sha256);
     hash.finalize().into()
-}
-
-fn key_of(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let mut values = headers.get_all("idempotency-key").iter();
-    let value = match (values.next(), values.next()) {
-        (None, _) => return Ok(None),
-        (Some(value), None) => value.to_str().ok().map(|text| text.trim_matches('"')),
-        (Some(_), Some(_)) => None,
-    };
-    let fits = |text: &&str| {
-        (1..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| matches!(b, b' '..=b'~'))
-    };
-    value.filter(fits).map(|text| Some(text.to_owned())).ok_or_else(|| {
-        ApiError::invalid(format_args!(
-            "Idempotency-Key is not one text of 1 to {KEY_BYTES_MAX} visible ASCII characters"
-        ))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    fn of(values: &[&'static str]) -> Result<Option<String>, ApiError> {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append("Idempotency-Key", HeaderValue::from_static(value));
-        }
-        key_of(&headers)
-    }
-
-    #[test]
-    fn a_key_is_one_short_visible_text() {
-        assert_eq!(of(&[]).unwrap(), None);
-        assert_eq!(of(&["a b-1"]).unwrap().unwrap(), "a b-1");
-        // The IETF draft writes it as a quoted string, most clients do not.
-        assert_eq!(of(&["\"a\""]).unwrap().unwrap(), "a");
-        for bad in [&[""][..], &["a", "b"], &["\"\""]] {
-            assert!(of(bad).is_err(), "{bad:?}");
-        }
-    }
 }
