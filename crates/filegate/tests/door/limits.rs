@@ -248,7 +248,10 @@ fn one_account_leaves_places_to_others() {
     accepted(&upload(&server, &polite, b"x"));
     let last = begin(&server, &polite);
     in_flight(&server, 4);
-    over_limit(&upload(&server, &polite, b"x"), "4 uploads are in progress");
+    over_limit(
+        &upload(&server, &polite, b"x"),
+        "4 uploads are in progress, at most 3 of one account",
+    );
     drop((open, last));
     in_flight(&server, 0);
     accepted(&upload(&server, &server.key, b"x"));
