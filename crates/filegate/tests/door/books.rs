@@ -198,3 +198,45 @@ fn an_account_stores_no_more_than_it_may() {
     assert_eq!(server.upload("batch", "a.txt", &text(5, 700)).code(), 0);
     books_balance(&server);
 }
+
+#[test]
+fn days_that_nobody_charged_are_made_up_for_once() {
+    const DAY_MS: i64 = 86_400_000;
+    let config = "[jobs]\ninterval = \"100ms\"";
+    let server = priced(config, 1_000_000, "('files.storage', '', 'gib_day', 1000000)");
+    upload_with(&server, &text(1, 1 << 20), &[]).send().file_id();
+    let charged = || value::<i64>(&server, "SELECT count(*) FROM ledger WHERE kind = 'storage'");
+    let last_day = "SELECT hex(value) FROM meta WHERE name = 'storage_charged_day'";
+    let yesterday = eventually("it has begun to count days", || {
+        let day = i64::from_str_radix(&value::<String>(&server, last_day), 16).unwrap();
+        (day > 0).then_some(day)
+    });
+    assert_eq!(charged(), 0);
+    let stopped_days_ago = |days: i64| {
+        let day = yesterday - days;
+        sql(
+            &server,
+            &format!("UPDATE meta SET value = X'{day:016x}' WHERE name = 'storage_charged_day'"),
+        );
+        eventually("all days are looked at", || {
+            let day = i64::from_str_radix(&value::<String>(&server, last_day), 16).unwrap();
+            (day == yesterday).then_some(())
+        });
+    };
+    // It was not there yet on any of them.
+    stopped_days_ago(3);
+    assert_eq!(charged(), 0);
+    // Now it was, on the last three of five.
+    let then = (yesterday - 2) * DAY_MS;
+    sql(&server, &format!("UPDATE files SET created_at = {then}"));
+    stopped_days_ago(5);
+    assert_eq!(charged(), 3);
+    stopped_days_ago(5);
+    assert_eq!(charged(), 3);
+    let days: i64 =
+        value(&server, "SELECT count(DISTINCT reason) FROM ledger WHERE kind = 'storage'");
+    assert_eq!(days, 3);
+    // A MiB is the 1024th part of a GiB: 976.5625, rounded up.
+    assert_eq!(balance(&server), 1_000_000 - 3 * 977);
+    books_balance(&server);
+}
