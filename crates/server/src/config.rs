@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
@@ -32,6 +33,12 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// The directory with the catalog and the blobs.
     pub data_dir: PathBuf,
+    /// Where the rows are: a `postgres://` URL. Empty: SQLite in `data_dir`.
+    pub database_url: Secret,
+    /// Where the bytes are: `s3://bucket/prefix?endpoint=…&region=…`. Empty: `data_dir`.
+    pub blob_url: String,
+    /// Where limits are counted for all replicas: a `redis://` or `rediss://` URL. Empty: nowhere but here.
+    pub redis_url: Secret,
     /// What `download_url` starts with, such as `https://files.example.com`. Empty: the `Host` of the
     /// request, with plain http.
     pub public_url: String,
@@ -41,6 +48,12 @@ pub struct Config {
     pub network: Network,
     /// Bounds on connections, bodies and time, and on what tenants may use.
     pub limits: Limits,
+    /// Connections to PostgreSQL; only with `database_url`.
+    pub database: Database,
+    /// How the S3 store is spoken to; only with `blob_url`.
+    pub s3: S3,
+    /// How Redis is spoken to; only with `redis_url`.
+    pub redis: Redis,
     /// How files are examined.
     pub probe: Probe,
     /// Signed download links.
@@ -77,6 +90,69 @@ pub struct Network {
     pub trusted_proxies: Vec<IpNet>,
 }
 
+/// Connections to PostgreSQL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// Connections of this replica, at most.
+    pub connections: usize,
+    /// Time to make one.
+    pub connect_timeout: Span,
+    /// Time for one statement, its wait for locks included.
+    pub statement_timeout: Span,
+    /// How long a call waits for a free connection.
+    pub wait: Span,
+}
+
+/// How the S3 store is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3 {
+    /// With `secret_access_key`, the static key. Empty: `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, else the
+    /// role of the instance, container or service account.
+    pub access_key_id: String,
+    /// See `access_key_id`.
+    pub secret_access_key: Secret,
+    /// Whether the bucket is in the path (most stores of one's own) or in the host name (AWS).
+    pub path_style: bool,
+    /// The checksum that is sent with each body.
+    pub checksum: Checksum,
+    /// `x-amz-server-side-encryption`: `AES256`, `aws:kms` or `aws:kms:dsse`. Empty: what the bucket does.
+    pub sse: String,
+    /// The key for `aws:kms`. Empty: the account's own.
+    pub sse_kms_key: String,
+    /// Bodies up to this size go up in one PUT, larger ones in parts of it.
+    pub part_bytes: Bytes,
+    /// Parts of one body under way at a time.
+    pub parts_parallel: usize,
+    /// Time to connect.
+    pub connect_timeout: Span,
+    /// Time for one request, its body included.
+    pub request_timeout: Span,
+    /// How often a request that failed is made again.
+    pub retries: usize,
+}
+
+/// The checksum of a body sent to S3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Checksum {
+    /// `x-amz-checksum-sha256`: the store refuses what arrives changed.
+    Sha256,
+    /// None, for stores that do not know the header.
+    None,
+}
+
+/// How Redis is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    /// What every key and channel of the gateway begins with.
+    pub prefix: String,
+    /// Time for one call; a slower Redis is one that is away.
+    pub timeout: Span,
+}
+
 /// Bounds on connections, bodies and time. Memory is bounded by
 /// `uploads_max` × 2 pieces of 256 KiB + `connections_max` × 64 KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,10 +181,34 @@ pub struct Limits {
     pub drain_time: Span,
     /// Time for running requests to end after SIGTERM.
     pub shutdown: Span,
+    /// For whom limits of tenants are counted.
+    pub scope: LimitScope,
+    /// What becomes of limits while Redis is away.
+    pub on_failure: LimitFailure,
     /// What an account may use that has no limit of its own for it.
     pub account: TenantLimits,
     /// What a key may use that has no limit of its own for it.
     pub key: TenantLimits,
+}
+
+/// For whom limits of tenants are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitScope {
+    /// For all replicas together; several replicas need `redis_url` for it.
+    Shared,
+    /// For each replica by itself.
+    PerReplica,
+}
+
+/// What becomes of limits while Redis is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitFailure {
+    /// Each replica counts by itself.
+    Local,
+    /// Calls that a limit applies to are answered 1013.
+    Refuse,
 }
 
 /// How files are examined.
@@ -127,6 +227,18 @@ pub struct Probe {
 pub struct Downloads {
     /// How long a `download_url` works.
     pub link_life: Span,
+    /// Who hands the bytes out.
+    pub mode: DownloadMode,
+}
+
+/// Who hands out the bytes of a signed link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DownloadMode {
+    /// The gateway, each block checked against its sum.
+    Own,
+    /// The S3 store: the link is one that it has signed.
+    Redirect,
 }
 
 /// Work in the background.
@@ -171,6 +283,9 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             data_dir: PathBuf::from("./filegate-data"),
+            database_url: Secret::default(),
+            blob_url: String::new(),
+            redis_url: Secret::default(),
             public_url: String::new(),
             http_errors: HttpErrors::Body,
             network: Network::default(),
@@ -186,11 +301,36 @@ impl Default for Config {
                 drain_bytes: Bytes::mib(8),
                 drain_time: Span::seconds(5),
                 shutdown: Span::seconds(30),
+                scope: LimitScope::Shared,
+                on_failure: LimitFailure::Local,
                 account: TenantLimits::default(),
                 key: TenantLimits::default(),
             },
+            database: Database {
+                connections: 16,
+                connect_timeout: Span::seconds(3),
+                statement_timeout: Span::seconds(10),
+                wait: Span::seconds(5),
+            },
+            s3: S3 {
+                access_key_id: String::new(),
+                secret_access_key: Secret::default(),
+                path_style: true,
+                checksum: Checksum::Sha256,
+                sse: String::new(),
+                sse_kms_key: String::new(),
+                part_bytes: Bytes::mib(8),
+                parts_parallel: 2,
+                connect_timeout: Span::seconds(3),
+                request_timeout: Span::seconds(30),
+                retries: 3,
+            },
+            redis: Redis {
+                prefix: "filegate:".to_owned(),
+                timeout: Span(Duration::from_millis(250)),
+            },
             probe: Probe { decode: DecodeScope::Window, parallel: 0 },
-            downloads: Downloads { link_life: Span::seconds(3600) },
+            downloads: Downloads { link_life: Span::seconds(3600), mode: DownloadMode::Own },
             moderation: Moderation::default(),
             jobs: Jobs {
                 interval: Span::seconds(5),
@@ -234,9 +374,23 @@ pub struct Overrides {
     /// `--data-dir`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
+    /// `--database-url`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database_url: Option<String>,
+    /// `--blob-url`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blob_url: Option<String>,
+    /// `--redis-url`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis_url: Option<String>,
 }
 
 impl Config {
+    /// Whether other processes may serve the same store: its rows are in PostgreSQL.
+    pub fn is_replicated(&self) -> bool {
+        !self.database_url.expose().is_empty()
+    }
+
     /// Reads the settings. A `file` that is named must be there.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
@@ -284,6 +438,17 @@ impl Config {
         if self.jobs.upload_lease <= self.limits.body_idle {
             let why = format!("{} must be longer than limits.body_idle", self.jobs.upload_lease);
             return impossible("jobs.upload_lease", why);
+        }
+        if self.is_replicated()
+            && self.redis_url.expose().is_empty()
+            && self.limits.scope == LimitScope::Shared
+        {
+            let why = "without redis_url each replica counts by itself: give redis_url, or say limits.scope = \"per-replica\"";
+            return impossible("limits.scope", why.to_owned());
+        }
+        if self.downloads.mode == DownloadMode::Redirect && self.blob_url.is_empty() {
+            let why = "\"redirect\" is for a store on S3: give blob_url, or say \"own\"";
+            return impossible("downloads.mode", why.to_owned());
         }
         let key = &self.limits.key;
         if key.stored_bytes.is_some() || !key.files_per_purpose.is_empty() {

@@ -47,6 +47,18 @@ pub(crate) struct ConfigArgs {
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 
+    /// Where the rows are: postgres://USER:PASSWORD@HOST/DATABASE [default: SQLite in --data-dir]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+
+    /// Where the bytes are: s3://BUCKET/PREFIX?endpoint=URL&region=REGION [default: --data-dir]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) blob_url: Option<String>,
+
+    /// Where limits are counted for all replicas: redis://HOST:PORT [default: in each process]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) redis_url: Option<String>,
+
     /// A file of settings; must exist when given
     #[arg(long, global = true, env = "FILEGATE_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -63,7 +75,14 @@ impl ConfigArgs {
         listen: Option<SocketAddr>,
         admin_listen: Option<SocketAddr>,
     ) -> Result<Config, Failure> {
-        let overrides = Overrides { listen, admin_listen, data_dir: self.data_dir.clone() };
+        let overrides = Overrides {
+            listen,
+            admin_listen,
+            data_dir: self.data_dir.clone(),
+            database_url: self.database_url.clone(),
+            blob_url: self.blob_url.clone(),
+            redis_url: self.redis_url.clone(),
+        };
         Config::load(self.config.as_deref(), &overrides)
             .map_err(|error| Failure::Usage(error.to_string()))
     }

@@ -84,8 +84,8 @@ pub struct Webhook {
 pub struct Secret(String);
 
 impl Secret {
-    /// What it is, for whoever signs with it.
-    pub(super) fn expose(&self) -> &str {
+    /// What it is, for whoever signs or connects with it.
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }
