@@ -4,7 +4,7 @@ use std::fmt;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{admin, bench, demo, doctor, fsck, get, info, ls, rm, serve, upload};
+use crate::commands::{admin, bench, demo, doctor, fsck, get, health, info, ls, rm, serve, upload};
 use crate::exit::EXIT_CODES;
 
 /// The server that is called when none is named.
@@ -84,6 +84,7 @@ pub(crate) enum Command {
     Backup(admin::backup::BackupArgs),
     Fsck(fsck::FsckArgs),
     Doctor(doctor::DoctorArgs),
+    Health(health::HealthArgs),
     Upload(upload::UploadArgs),
     Ls(ls::LsArgs),
     Info(info::InfoArgs),
