@@ -17,7 +17,8 @@ const ANSWER_BYTES_MAX: usize = 4096;
 
 /// Ask a server whether it takes uploads
 ///
-/// Calls /readyz of --url and says `ready`, or why not. Made for HEALTHCHECK in containers and for scripts
+/// Calls /readyz of --url and says `ready`, or why not. With --live it calls /healthz, which answers as long as
+/// the process does, whatever becomes of its stores. Made for HEALTHCHECK in containers and for scripts
 /// that wait for a start; needs no key.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -27,6 +28,10 @@ Examples:
   filegate health
   until filegate health --quiet; do sleep 1; done")]
 pub(crate) struct HealthArgs {
+    /// Ask only whether the process answers
+    #[arg(long)]
+    live: bool,
+
     /// How long to wait for the answer
     #[arg(long, value_name = "TIME", default_value = "5s")]
     timeout: Span,
@@ -39,12 +44,12 @@ pub(crate) fn run(
 ) -> Result<Exit, Failure> {
     let mut url = Url::parse(global.url.trim())
         .map_err(|error| Failure::Usage(format!("--url cannot be used: {error}")))?;
-    url.set_path("/readyz");
+    url.set_path(if args.live { "/healthz" } else { "/readyz" });
     url.set_query(None);
     super::block_on(tokio::runtime::Builder::new_current_thread(), async {
         match ask(&url, args.timeout.0).await {
             Ok(()) => {
-                say(printer, true, "ready")?;
+                say(printer, true, if args.live { "alive" } else { "ready" })?;
                 Ok(Exit::Ok)
             }
             Err(why) => {

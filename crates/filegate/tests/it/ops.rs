@@ -43,6 +43,7 @@ fn the_health_command_asks_readyz() {
     let mut server = kit::start();
     let mounted = format!("{}/minimax/v1", server.url());
     assert_eq!(health(&mounted, &[]), (Some(0), "ready\n".to_owned()));
+    assert_eq!(health(&server.url(), &["--live"]), (Some(0), "alive\n".to_owned()));
     assert_eq!(health(&server.url(), &["--quiet"]), (Some(0), String::new()));
     server.kill();
     let (code, said) = health(&server.url(), &["--json"]);
