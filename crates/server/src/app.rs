@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use filegate_store::{Catalog, LocalBlobs, Reserve};
+use filegate_store::{Blobs, Catalog, Reserve};
 use filegate_types::Clock;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Notify;
@@ -21,8 +21,9 @@ use crate::pay::Counts;
 pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) catalog: Catalog,
-    pub(crate) blobs: LocalBlobs,
-    pub(crate) reserve: Arc<Reserve>,
+    pub(crate) blobs: Blobs,
+    /// Space for deletes, where the catalog is on a disk of ours.
+    pub(crate) reserve: Option<Arc<Reserve>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,

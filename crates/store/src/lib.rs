@@ -17,5 +17,5 @@ pub use catalog::{
     BookFault, Caller, Catalog, CommitOutcome, DeleteCause, DeleteOutcome, FirstAnswer, Job,
     JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, Quota, Short, Usage,
 };
-pub use datadir::{DataDir, Reserve};
+pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::StoreError;

@@ -70,8 +70,9 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
             break;
         }
     }
-    let reserve = Arc::clone(&app.reserve);
-    let _told_in_its_log = app.tasks.blocking(move || reserve.restore()).await;
+    if let Some(reserve) = app.reserve.clone() {
+        let _told_in_its_log = app.tasks.blocking(move || reserve.restore()).await;
+    }
     Ok(())
 }
 
