@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use filegate_store::{Catalog, DataDir, LocalBlobs, Reserve, StoreError};
+use filegate_store::{Blobs, Catalog, DataDir, Reserve, StoreError};
 use filegate_types::{AdminScope, Clock, PlainKey, SystemClock, UnixMillis};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -89,6 +89,9 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(#[from] config::ConfigError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -170,10 +173,14 @@ async fn assemble(
     let (secret, _) = catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
     let links = Links::new(&secret).ok_or(StartError::Secret)?;
     let moderation = Moderation::new(&config.moderation).map_err(StartError::Moderation)?;
+    let blobs = match config.s3_options()? {
+        None => Blobs::local(dir),
+        Some(options) => Blobs::s3(options, &dir.path().join("tmp"))?,
+    };
     Ok(Arc::new(App {
         gate: Arc::new(Gate::new(&config)),
         catalog,
-        blobs: LocalBlobs::of(dir),
+        blobs,
         reserve,
         clock,
         tasks: Tasks::default(),
@@ -189,11 +196,7 @@ async fn assemble(
 }
 
 /// Removes what a crash left. The lock says that nobody else is at work here.
-async fn sweep(
-    catalog: &Catalog,
-    blobs: &LocalBlobs,
-    now: UnixMillis,
-) -> Result<Swept, StoreError> {
+async fn sweep(catalog: &Catalog, blobs: &Blobs, now: UnixMillis) -> Result<Swept, StoreError> {
     let mut swept = Swept { temporary_files: blobs.clear_tmp()?, uploads: 0 };
     loop {
         let reaped = match catalog.reap_uploads(UnixMillis(i64::MAX), now, jobs::BATCH).await {
