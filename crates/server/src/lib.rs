@@ -93,6 +93,9 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(#[from] config::ConfigError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {

@@ -8,8 +8,8 @@ use filegate_types::BlobKey;
 
 use crate::support::{NOW, Store, blob_key, in_ms};
 
-const LOOK: Options = Options { repair: false, digests: true };
-const MEND: Options = Options { repair: true, digests: true };
+const LOOK: Options = Options { repair: false, alone: true, digests: true };
+const MEND: Options = Options { repair: true, alone: true, digests: true };
 
 async fn run(store: &Store, options: Options) -> Report {
     // Two hours later, so that blobs of NOW are not taken for uploads in flight.
@@ -77,8 +77,8 @@ async fn orphans_are_removed_and_uploads_in_flight_are_not() {
     let kept = store.upload(acme, 1, b"kept").await;
     let (flying, orphan) = (blob_key(2), blob_key(3));
     store.begin(acme, &flying, in_ms(60_000)).await;
-    store.land(&flying, b"landed, not committed");
-    store.land(&orphan, b"litter");
+    store.land(&flying, b"landed, not committed").await;
+    store.land(&orphan, b"litter").await;
     for options in [LOOK, MEND] {
         let report = run(&store, options).await;
         assert_eq!(
