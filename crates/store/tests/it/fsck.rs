@@ -8,7 +8,7 @@ use filegate_types::BlobKey;
 
 use crate::support::{NOW, Store, blob_key, in_ms};
 
-const LOOK: Options = Options { repair: false, alone: true, digests: true };
+const LOOK: Options = Options { repair: false, alone: false, digests: true };
 const MEND: Options = Options { repair: true, alone: true, digests: true };
 
 async fn run(store: &Store, options: Options) -> Report {
