@@ -15,7 +15,8 @@ pub use blobs::{BLOB_BLOCK_BYTES, BlobReader, BlobSum, LocalBlobs, TempBlob};
 pub use catalog::admin;
 pub use catalog::{
     BookFault, Caller, Catalog, CommitOutcome, DeleteCause, DeleteOutcome, FirstAnswer, Job,
-    JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, Quota, Short, Usage,
+    JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, PostgresFacts, PostgresOptions,
+    Quota, Short, Usage,
 };
 pub use datadir::{DataDir, Reserve};
-pub use error::StoreError;
+pub use error::{SqlError, StoreError};

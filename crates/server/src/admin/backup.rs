@@ -23,6 +23,10 @@ struct Backup {
 /// whole and not in the audit log.
 pub(super) async fn make(ask: &Ask, action: &'static str, again: Option<&Repeatable>) -> Answered {
     let target = ask.json::<Backup>()?.directory;
+    let Some(catalog) = ask.app.catalog.path().map(ToOwned::to_owned) else {
+        let why = "there is no data directory to copy: back up the database and the bucket";
+        return Err(Problem::invalid("directory", why));
+    };
     if let Err(why) = backup::refuse(&target) {
         return Err(Problem::invalid("directory", why));
     }
@@ -34,7 +38,6 @@ pub(super) async fn make(ask: &Ask, action: &'static str, again: Option<&Repeata
         return Ok(dry(reply));
     }
     let (blobs, into) = (ask.app.blobs.clone(), target.clone());
-    let catalog = ask.app.catalog.path().to_owned();
     let made = ask.app.tasks.blocking(move || backup::make(&catalog, &blobs, &into));
     let made = made.await.map_err(|_panic| Problem::internal())??;
     let result: Value = json!({

@@ -375,10 +375,14 @@ impl UploadGuard {
             Err(error) => {
                 if matches!(
                     error,
-                    StoreError::Poisoned | StoreError::Closed | StoreError::Catalog { .. }
+                    StoreError::Poisoned
+                        | StoreError::Closed
+                        | StoreError::Catalog { .. }
+                        | StoreError::Uncertain { .. }
                 ) {
                     // Whether the row is on disk is not known: the blob must stay for it. The
-                    // next start finds out, and the reaper purges it if the row is not there.
+                    // reaper finds out when the lease has ended, or the next start, and purges it
+                    // if the upload is still one.
                     self.key = None;
                 }
                 Err(store_failed(&error))

@@ -24,6 +24,8 @@ use crate::pay;
 
 /// Rows taken at a time.
 pub(crate) const BATCH: u32 = 500;
+/// How long a replica may take for the jobs that it took at a time before others take them for its leavings.
+const CLAIM: Duration = Duration::from_mins(5);
 /// Longest pause before a failed job is tried again.
 const BACKOFF_MAX: Duration = Duration::from_mins(10);
 
@@ -63,7 +65,7 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
         }
     }
     while !app.tasks.is_stopping() {
-        let due = app.catalog.due_jobs(now, BATCH).await?;
+        let due = app.catalog.claim_jobs(now, BATCH, CLAIM).await?;
         let last_batch = due.len() < BATCH as usize;
         purge(app, due).await?;
         if last_batch {
