@@ -4,7 +4,9 @@ use std::fmt;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{admin, bench, demo, doctor, fsck, get, health, info, ls, migrate, rm, serve, upload};
+use crate::commands::{
+    admin, bench, demo, doctor, fsck, get, health, info, ls, migrate, rm, serve, upload,
+};
 use crate::exit::EXIT_CODES;
 
 /// The server that is called when none is named.

@@ -50,7 +50,12 @@ pub(crate) struct MigrateArgs {
     from: Option<PathBuf>,
 
     /// The database to move from
-    #[arg(long, value_name = "URL", env = "FILEGATE_MIGRATE_FROM_DATABASE", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FILEGATE_MIGRATE_FROM_DATABASE",
+        hide_env_values = true
+    )]
     from_database: Option<String>,
 
     /// The bucket to move from

@@ -137,7 +137,8 @@ impl Mover {
             .run_read("looking into the target", move |c| c.query_row(used, (), |row| row.get(0)))
             .await?;
         if used || marked.is_some() {
-            let why = "the target is in use by another gateway: name an empty database or directory";
+            let why =
+                "the target is in use by another gateway: name an empty database or directory";
             return Err(StoreError::Unusable(why.to_owned()));
         }
         self.to.catalog.meta_set(MOVING_FROM, id).await
@@ -199,7 +200,7 @@ impl Mover {
                 if c.dialect() == Dialect::Postgres {
                     number_on(c)?;
                 }
-                c.execute("DELETE FROM meta WHERE name = ?1", (MOVING_FROM,)).map(drop)
+                c.execute("DELETE FROM meta WHERE name = ?1", [MOVING_FROM]).map(drop)
             })
             .await
     }
@@ -462,7 +463,7 @@ pub async fn unseal(catalog: &Catalog) -> Result<(), StoreError> {
     catalog
         .run_write("unsealing", |c| {
             seal::unseal(c)?;
-            c.execute("DELETE FROM meta WHERE name = ?1", (MOVED_TO,)).map(drop)
+            c.execute("DELETE FROM meta WHERE name = ?1", [MOVED_TO]).map(drop)
         })
         .await
 }
@@ -487,12 +488,15 @@ async fn seal_as(catalog: &Catalog, name: String) -> Result<(), StoreError> {
     catalog
         .run_write("sealing", move |c| {
             let sealed = c
-                .query_row("SELECT value FROM meta WHERE name = ?1", (MOVED_TO,), |_| Ok(()))
+                .query_row("SELECT value FROM meta WHERE name = ?1", [MOVED_TO], |_| Ok(()))
                 .optional()?;
             if sealed.is_some() {
                 return Ok(());
             }
-            c.execute("INSERT INTO meta (name, value) VALUES (?1, ?2)", (MOVED_TO, name.as_bytes()))?;
+            c.execute(
+                "INSERT INTO meta (name, value) VALUES (?1, ?2)",
+                (MOVED_TO, name.as_bytes()),
+            )?;
             seal::seal(c)
         })
         .await

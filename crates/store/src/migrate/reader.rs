@@ -46,7 +46,7 @@ impl<'a> Reader<'a> {
             .run_read("reading a table", move |c| {
                 let mut statement = c.prepare_cached(&table.select(after.is_some(), PAGE))?;
                 let row = |row: &crate::catalog::sql::Row<'_>| {
-                    (0..table.columns.len()).map(|at| Ok(row.value(at)?.to_owned())).collect()
+                    (0..table.columns.len()).map(|at| Ok(row.value(at)?.owned())).collect()
                 };
                 statement.query_map(after.as_deref().unwrap_or_default(), row)?.collect()
             })
