@@ -155,7 +155,7 @@ def caddy_alone(context, *upstreams):
 def caddy_of_compose(context, *upstreams):
     """Caddy with deploy/compose/Caddyfile, which finds its replicas by name."""
     (port,) = upstreams
-    text = f"{{\n{CADDY_HERE}}}\n" + (DEPLOY / "compose" / "Caddyfile").read_text()
+    text = replaced((DEPLOY / "compose" / "Caddyfile").read_text(), ("{\n\tservers {", f"{{\n{CADDY_HERE}\tservers {{"))
     return caddy(context, text, {"FILEGATE_SERVICE": "localhost", "FILEGATE_SERVICE_PORT": str(port)})
 
 

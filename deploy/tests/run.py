@@ -1,4 +1,4 @@
-"""Runs all checks: run.py FILEGATE COMPOSE_SCHEMA. deploy/test prepares what they need."""
+"""Runs the checks: run.py FILEGATE COMPOSE_SCHEMA [WORD]. deploy/test prepares what they need."""
 
 import signal
 import sys
@@ -17,9 +17,9 @@ import proxies  # noqa: F401
 def main():
     """Nothing is left behind, however it ends."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    context = kit.Context(*sys.argv[1:])
+    context = kit.Context(*sys.argv[1:3])
     try:
-        return 0 if kit.run_all(context) else 1
+        return 0 if kit.run_all(context, "".join(sys.argv[3:4])) else 1
     finally:
         context.close()
 
