@@ -4,10 +4,11 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import threading
-import time
+from pathlib import Path
 
 from kit import DEPLOY, SAMPLES, Gateway, accepts, call, check, equal, eventually, free_port, holds, paragraphs, replaced
 
@@ -371,3 +372,47 @@ def plain_http_is_sent_on(context):
         holds(headers.startswith("HTTP/1.1 308") and f"Location: https://{HOST}/v1/files/delete" in headers, headers)
     finally:
         proxy.close()
+
+
+@check
+def a_replica_is_taken_out(context):
+    """nginx: marked down, reloaded, and stopped when the old workers are gone, a replica costs no call of anybody."""
+    leaving, staying = Gateway(context), Gateway(context)
+    proxy = nginx(context, leaving.port, staying.port)
+    codes, over = [], threading.Event()
+
+    def caller():
+        while not over.is_set():
+            # A call that changes something; without a key every replica answers it alike.
+            answer = proxy.api("/minimax/v1/files/delete", "-H", "Content-Type: application/json", "-d", '{"file_id":1}')
+            codes.append(answer["base_resp"]["status_code"])
+
+    def workers():
+        pid = proxy.process.pid
+        return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+    def calls(more):
+        known = len(codes)
+        eventually(lambda: len(codes) >= known + more or not thread.is_alive(), "calls are made")
+
+    thread = threading.Thread(target=caller)
+    thread.start()
+    try:
+        calls(20)
+        holds("http.reply" in leaving.log.read_text(), "calls come to the one that is to go")
+        line = f"server 127.0.0.1:{leaving.port} max_fails=2 fail_timeout=5s"
+        path = proxy.home / "filegate.conf"
+        path.write_text(replaced(path.read_text(), (f"{line};", f"{line} down;")))
+        old = workers()
+        proxy.process.send_signal(signal.SIGHUP)
+        eventually(lambda: workers() and not workers() & old, "the old workers have ended")
+        context.stop(leaving.process)
+        equal(leaving.process.returncode, 0)
+        calls(20)
+    finally:
+        over.set()
+        thread.join()
+        proxy.close()
+        context.stop(leaving.process)
+        context.stop(staying.process)
+    equal(set(codes), {1004}, "answers")
