@@ -13,7 +13,7 @@ CHART = str(DEPLOY / "helm" / "filegate")
 # The oldest that the chart says it is for, one between, and the newest known.
 RELEASES = ("1.25.0", "1.31.0", "1.37.0")
 LEAST = {
-    "database": {"url": "postgres://filegate:secret@db:5432/filegate?sslmode=require"},
+    "database": {"url": "postgres://filegate:secret@db:5432/filegate?sslmode=verify-full"},
     "blobs": {"url": "s3://files?endpoint=https://s3.example.com&region=eu-1"},
     "redis": {"url": "rediss://:secret@redis:6379/0"},
 }
@@ -27,6 +27,8 @@ MOST = {
     "listenHost": "[::]",
     "config": '[limits]\nuploads_max = 64\n\n[log]\nformat = "json"\n',
     "extraEnv": [{"name": "FILEGATE_PROBE__DECODE", "value": "whole"}],
+    "extraVolumes": [{"name": "authorities", "configMap": {"name": "authorities"}}],
+    "extraVolumeMounts": [{"name": "authorities", "mountPath": "/etc/authorities", "readOnly": True}],
     "shutdown": {"drainSeconds": 20, "requestSeconds": 60},
     "spool": {"sizeLimit": "1Gi", "medium": "Memory"},
     "networkPolicy": {
