@@ -1,6 +1,7 @@
 """The Helm chart, linted and rendered by Helm's own library and held against the schemas of Kubernetes. Nothing is installed anywhere."""
 
 import json
+import re
 import tomllib
 
 import helm_python as helm
@@ -143,6 +144,21 @@ def values_are_checked(context):
     holds(refused({"redis": {"url": ""}, **{k: LEAST[k] for k in ("database", "blobs")}, "limits": {"scope": "per-replica"}}) is None, "per replica")
     with open(f"{CHART}/values.schema.json") as schema, open(f"{CHART}/values.yaml") as values:
         equal(set(json.load(schema)["properties"]) - {"global"}, set(yaml.safe_load(values)), "values and schema name the same")
+
+
+@check
+def documented_values(context):
+    """chart: the values in docs/DEPLOYMENT.md are right, with what they say of the Secret and the policy."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "DEPLOYMENT.md").read_text(), flags=re.S)
+    values = yaml.safe_load(block)
+    equal(helm.lint(CHART, values, strict=True)["errors"], [])
+    documents, _ = rendered(values)
+    for document in documents.values():
+        kubernetes_validate.validate(document, RELEASES[-1], strict=True)
+    references = [v["valueFrom"]["secretKeyRef"]["key"] for v in container(documents)[0]["env"] if "valueFrom" in v]
+    holds(all(key in block for key in references), f"{references} are named")
+    rules = documents["NetworkPolicy", "demo-filegate"]["spec"]["ingress"]
+    holds(values["networkPolicy"]["operators"][0] in rules[1]["from"], "who may call the operators' port")
 
 
 @check

@@ -14,6 +14,8 @@ from kit import DEPLOY, SAMPLES, Gateway, accepts, call, check, equal, eventuall
 
 MIB = 1 << 20
 HOST = "files.example.com"
+BOUNDARY = "xxxxxxxx"
+FORM_END = f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
 class Decoy:
@@ -73,6 +75,11 @@ class Proxy:
         """The answer to an upload."""
         form = ["-F", f"purpose={purpose}", "-F", f"file=@{path}"]
         return self.api("/minimax/v1/files/upload", "-H", f"Authorization: Bearer {key}", *form, **options)
+
+    def connect(self):
+        """A connection, for requests that curl does not make."""
+        tls = ssl.create_default_context(cafile=self.authority)
+        return tls.wrap_socket(socket.create_connection(("127.0.0.1", self.port), 20), server_hostname=self.host)
 
     def close(self):
         """Stops."""
@@ -167,6 +174,19 @@ def text_file(context, size, name="text.txt"):
     return path
 
 
+def upload_head(proxy, key, size):
+    """A request to upload a text of `size` bytes, up to its first byte. FORM_END goes after the last."""
+    form = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nretrieval\r\n'
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="slow.txt"\r\n\r\n'
+    ).encode()
+    head = (
+        f"POST /minimax/v1/files/upload HTTP/1.1\r\nHost: {proxy.host}\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {len(form) + size + len(FORM_END)}\r\n\r\n"
+    )
+    return head.encode() + form
+
+
 def large_uploads_pass(context, proxy):
     """25 MiB there and back, and nothing of it on the proxy's disk."""
     key = context.gateway.key("large")
@@ -184,26 +204,14 @@ def large_uploads_pass(context, proxy):
 def bodies_are_not_buffered(context, proxy):
     """The gateway has the beginning of an upload while its end is not sent yet."""
     key = context.gateway.key("slow")
-    boundary = "xxxxxxxx"
-    head = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nretrieval\r\n'
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="slow.txt"\r\n\r\n'
-    ).encode()
-    tail = f"\r\n--{boundary}--\r\n".encode()
     body = paragraphs(8 * MIB)
     before = {row["id"] for row in context.gateway.rows("inflight", "ls")}
-    tls = ssl.create_default_context(cafile=proxy.authority)
-    plain = socket.create_connection(("127.0.0.1", proxy.port), 20)
-    with tls.wrap_socket(plain, server_hostname=proxy.host) as connection:
-        request = (
-            f"POST /minimax/v1/files/upload HTTP/1.1\r\nHost: {proxy.host}\r\nAuthorization: Bearer {key}\r\n"
-            f"Content-Type: multipart/form-data; boundary={boundary}\r\nContent-Length: {len(head) + len(body) + len(tail)}\r\n\r\n"
-        )
-        connection.sendall(request.encode() + head + body[: 4 * MIB])
+    with proxy.connect() as connection:
+        connection.sendall(upload_head(proxy, key, len(body)) + body[: 4 * MIB])
         eventually(
             lambda: {row["id"] for row in context.gateway.rows("inflight", "ls")} - before, "the upload is in progress at the gateway"
         )
-        connection.sendall(body[4 * MIB :] + tail)
+        connection.sendall(body[4 * MIB :] + FORM_END)
         answer = http.client.HTTPResponse(connection)
         answer.begin()
         equal(json.loads(answer.read())["base_resp"]["status_code"], 0)
@@ -297,6 +305,23 @@ def uploads_are_sent_once(context, make):
         decoy.close()
 
 
+def slow_clients_are_the_gateways(context, make):
+    """A client that falls silent is told so by the gateway, not cut off by the proxy."""
+    gateway = Gateway(context, FILEGATE_LIMITS__BODY_IDLE="2s")
+    proxy = make(context, gateway.port)
+    try:
+        key = gateway.key("silent")
+        with proxy.connect() as connection:
+            connection.sendall(upload_head(proxy, key, 8 * MIB) + paragraphs(MIB))
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            text = json.loads(answer.read())
+            equal(text["base_resp"]["status_code"], 1001, text)
+    finally:
+        proxy.close()
+        context.stop(gateway.process)
+
+
 def proxy_files(context, key):
     """The files of a key's account, asked at the gateway itself."""
     answer = call(
@@ -320,7 +345,7 @@ def nobody_there(context, make):
 SHARED = (
     large_uploads_pass, bodies_are_not_buffered, limits_are_the_gateways, clients_have_their_addresses, only_clients_paths_are_there,
 )
-OF_REPLICAS = (calls_go_round_the_dead, uploads_are_sent_once, nobody_there)
+OF_REPLICAS = (slow_clients_are_the_gateways, calls_go_round_the_dead, uploads_are_sent_once, nobody_there)
 
 
 def with_one(name, make, function):
@@ -357,7 +382,7 @@ for kind, maker in (("nginx", nginx), ("Caddy", caddy_alone), ("Caddy of compose
         with_one(kind, maker, refused_before_it_is_sent)
     for one in OF_REPLICAS:
         # By name alone there are no two replicas on one address.
-        if maker is not caddy_of_compose or one is nobody_there:
+        if maker is not caddy_of_compose or one in (slow_clients_are_the_gateways, nobody_there):
             with_several(kind, maker, one)
 
 
