@@ -154,17 +154,22 @@ def caddy(context, text, environment):
 CADDY_HERE = "\tadmin off\n\tskip_install_trust\n\tauto_https disable_redirects\n\tdefault_bind 127.0.0.1\n"
 
 
+def caddyfile(directory):
+    """One of the two, for here. An hour is too long for a check."""
+    text = (DEPLOY / directory / "Caddyfile").read_text()
+    return replaced(text, ("{\n\tservers {", f"{{\n{CADDY_HERE}\tservers {{"), ("read_body 1h", "read_body 10s"))
+
+
 def caddy_alone(context, *upstreams):
     """Caddy with deploy/caddy/Caddyfile."""
-    text = replaced((DEPLOY / "caddy" / "Caddyfile").read_text(), ("{\n\tservers {", f"{{\n{CADDY_HERE}\tservers {{"))
+    text = caddyfile("caddy")
     return caddy(context, text, {"FILEGATE_UPSTREAMS": " ".join(f"127.0.0.1:{port}" for port in upstreams)})
 
 
 def caddy_of_compose(context, *upstreams):
     """Caddy with deploy/compose/Caddyfile, which finds its replicas by name."""
     (port,) = upstreams
-    text = replaced((DEPLOY / "compose" / "Caddyfile").read_text(), ("{\n\tservers {", f"{{\n{CADDY_HERE}\tservers {{"))
-    return caddy(context, text, {"FILEGATE_SERVICE": "localhost", "FILEGATE_SERVICE_PORT": str(port)})
+    return caddy(context, caddyfile("compose"), {"FILEGATE_SERVICE": "localhost", "FILEGATE_SERVICE_PORT": str(port)})
 
 
 def text_file(context, size, name="text.txt"):
