@@ -43,6 +43,12 @@ def lint(context):
 
 
 @check
+def scripts(context):
+    """scripts: shellcheck finds nothing."""
+    call("shellcheck", DEPLOY / "probe", DEPLOY / "compose" / "secrets", DEPLOY / "test")
+
+
+@check
 def conventions(context):
     """Dockerfile: two stages, a numeric user, SIGTERM, only the clients' port."""
     stages = [arguments for name, arguments in instructions() if name == "FROM"]
@@ -73,8 +79,8 @@ def context_is_enough(context):
             (tree / source).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / source, tree / source)
     # With the lock file as it is, as the build has it.
-    call("cargo", "metadata", "--locked", "--offline", "--format-version=1", "--no-deps", cwd=tree)
-    call("cargo", "tree", "--locked", "--offline", "--package", "filegate", "--depth", "1", cwd=tree)
+    call("cargo", "metadata", "--locked", "--format-version=1", "--no-deps", cwd=tree)
+    call("cargo", "tree", "--locked", "--package", "filegate", "--depth", "1", cwd=tree)
     included = re.compile(r'include_(?:str|bytes)!\(\s*"([^"]+)"')
     found = 0
     for source in (tree / "crates").glob("*/src/**/*.rs"):
@@ -95,7 +101,7 @@ def cargo_command(context):
     equal(build[:2], ["cargo", "build"])
     holds({"--release", "--locked"} <= set(build), build)
     # Parsed whole; --unit-graph prints what would be built. It is an unstable option, hence the variable.
-    done = call(*build, "--offline", "-Z", "unstable-options", "--unit-graph", cwd=ROOT, env={**os.environ, "RUSTC_BOOTSTRAP": "1"})
+    done = call(*build, "-Z", "unstable-options", "--unit-graph", cwd=ROOT, env={**os.environ, "RUSTC_BOOTSTRAP": "1"})
     holds('"name":"filegate"' in done.stdout, "the graph has the binary")
     made = {word for step in steps[1:] for word in step.split() if word.startswith("/out/")}
     for name, arguments in instructions():
