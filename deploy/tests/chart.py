@@ -171,7 +171,7 @@ def rolling_updates(context):
         gateway, pod = container(documents)
         environment = {variable["name"]: variable.get("value") for variable in gateway["env"]}
         equal(environment["FILEGATE_LIMITS__SHUTDOWN"], f"{requests}s")
-        equal(gateway["lifecycle"]["preStop"]["exec"]["command"], ["sleep", str(drain)])
+        equal(environment["FILEGATE_LIMITS__DRAIN"], f"{drain}s")
         holds(pod["terminationGracePeriodSeconds"] > drain + requests, "grace")
         ports = {port["name"]: port["containerPort"] for port in gateway["ports"]}
         equal(ports, {"http": 8080, "admin": 8081})
@@ -344,4 +344,4 @@ def names_and_notes(context):
         equal(yaml.safe_load(chart)["appVersion"], version, "appVersion and Cargo.toml")
     test = documents["Pod", "demo-filegate-test"]
     equal(test["metadata"]["annotations"]["helm.sh/hook"], "test")
-    equal({one["command"][0] for one in test["spec"]["containers"]}, {"probe"})
+    equal({tuple(one["args"][:2]) for one in test["spec"]["containers"]}, {("health", "--url")})

@@ -111,8 +111,9 @@ def settings(context):
     gateway = everything["filegate"]
     environment = gateway["environment"]
     holds(
-        seconds(gateway["stop_grace_period"]) > seconds(environment["FILEGATE_LIMITS__SHUTDOWN"]),
-        "stop_grace_period is longer than limits.shutdown",
+        seconds(gateway["stop_grace_period"])
+        > seconds(environment["FILEGATE_LIMITS__DRAIN"]) + seconds(environment["FILEGATE_LIMITS__SHUTDOWN"]),
+        "stop_grace_period is longer than limits.drain and limits.shutdown",
     )
     connections = int(re.search(r"max_connections=(\d+)", " ".join(everything["postgres"]["command"])).group(1))
     replicas = int(gateway["deploy"]["replicas"])

@@ -196,7 +196,10 @@ pub struct Limits {
     pub drain_bytes: Bytes,
     /// For how long it is.
     pub drain_time: Span,
-    /// Time for running requests to end after SIGTERM.
+    /// How long after SIGTERM requests are still taken, while `/readyz` sends balancers elsewhere and each answer
+    /// closes its connection.
+    pub drain: Span,
+    /// Time for running requests to end after that.
     pub shutdown: Span,
     /// For whom limits of tenants are counted.
     pub scope: LimitScope,
@@ -317,6 +320,7 @@ impl Default for Config {
                 write_idle: Span::seconds(60),
                 drain_bytes: Bytes::mib(8),
                 drain_time: Span::seconds(5),
+                drain: Span::seconds(0),
                 shutdown: Span::seconds(30),
                 scope: LimitScope::Shared,
                 on_failure: LimitFailure::Local,
