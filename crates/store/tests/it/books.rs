@@ -393,7 +393,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn the_books_of_postgres_balance_after_any_sequence(steps in steps()) {

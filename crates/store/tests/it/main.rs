@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
+mod admin;
 mod books;
 mod catalog;
 mod fsck;
+mod postgres;
 mod support;
