@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use filegate_store::fsck::{Options, Report, fsck};
-use filegate_store::{Blobs, BookFault, Catalog, DataDir, Reserve, StoreError};
+use filegate_store::{Blobs, BookFault, Catalog, DataDir, Reserve, S3Options, StoreError};
 use filegate_types::{Clock as _, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -44,19 +44,29 @@ pub(crate) fn run(args: &FsckArgs, printer: &Printer) -> Result<Exit, Failure> {
 /// Checks a directory that nobody serves, such as one that was just restored; changes nothing.
 pub(crate) fn check_directory(directory: &Path, printer: &Printer) -> Result<Exit, Failure> {
     let options = Options { repair: false, digests: true };
-    super::server_runtime()?.block_on(check_at(directory, options, printer))
+    super::server_runtime()?.block_on(check_at(directory, None, options, printer))
 }
 
 async fn check(args: &FsckArgs, printer: &Printer) -> Result<Exit, Failure> {
     let options = Options { repair: args.repair, digests: !args.quick };
-    check_at(&args.config.load()?.data_dir, options, printer).await
+    let config = args.config.load()?;
+    let s3 = config.s3_options().map_err(|error| Failure::Usage(error.to_string()))?;
+    check_at(&config.data_dir, s3, options, printer).await
 }
 
-async fn check_at(directory: &Path, options: Options, printer: &Printer) -> Result<Exit, Failure> {
+async fn check_at(
+    directory: &Path,
+    s3: Option<S3Options>,
+    options: Options,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let usage = |error: StoreError| Failure::Usage(format!("{:#}", anyhow::Error::from(error)));
     let dir = DataDir::open_existing(directory).map_err(usage)?;
     let _lock = if options.repair { Some(dir.lock().map_err(usage)?) } else { None };
-    let blobs = Blobs::local(&dir);
+    let blobs = match s3 {
+        None => Blobs::local(&dir),
+        Some(s3) => Blobs::s3(s3, &dir.path().join("tmp")).map_err(usage)?,
+    };
     let catalog =
         Catalog::open(&dir, Arc::new(Reserve::of(&dir))).context("cannot open the catalog")?;
     let total = catalog.counts().await.context("cannot count the files")?.files;
