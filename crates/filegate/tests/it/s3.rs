@@ -240,7 +240,7 @@ fn the_store_can_hand_the_bytes_out_itself() {
     let s3 = S3Server::start_new();
     let mut server = start(&s3);
     let text = kit::text(700_000);
-    let id = server.upload("retrieval", "声 \"1\".txt", &text).file_id();
+    let id = server.upload("retrieval", "声 '1'.txt", &text).file_id();
     let own = link_of(&server, id);
     assert!(own.starts_with(&server.url()), "{own}");
     let path = own.strip_prefix(&server.url()).unwrap().to_owned();

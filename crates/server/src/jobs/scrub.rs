@@ -28,12 +28,14 @@ pub(super) async fn run(app: Arc<App>) {
             () = app.tasks.stopping() => return,
             () = tokio::time::sleep(pause) => {}
         }
+        pause = app.config.jobs.scrub_pause.0;
         if let Err(error) = round(&app).await
             && !app.tasks.is_stopping()
         {
             tracing::error!(error = &error as &dyn std::error::Error, "scrub.failed");
+            // It goes on where it was.
+            pause = pause.min(app.config.jobs.scrub_first_pause.0);
         }
-        pause = app.config.jobs.scrub_pause.0;
     }
 }
 
