@@ -171,7 +171,8 @@ pub struct Redis {
 }
 
 /// Bounds on connections, bodies and time. Memory is bounded by
-/// `uploads_max` × 2 pieces of 256 KiB + `connections_max` × 64 KiB.
+/// `uploads_max` × 2 pieces of 256 KiB + `connections_max` × 64 KiB, a block of 256 KiB for each download,
+/// and on S3 `s3.memory_max` for the parts of all uploads that are on their way up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {

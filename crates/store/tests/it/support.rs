@@ -68,7 +68,7 @@ impl Store {
 
     pub(crate) async fn in_cluster(cluster: Postgres) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let blobs = LocalBlobs::of(&DataDir::open(home.path()).unwrap());
+        let blobs = Blobs::local(&DataDir::open(home.path()).unwrap());
         let url = cluster.database();
         let catalog = Catalog::connect(options(&url)).await.unwrap();
         let beside = Catalog::connect(options(&url)).await.unwrap();
