@@ -344,7 +344,7 @@ async fn without_redis(
 ) {
     let mut redis = Redis::start();
     for (way, goes, comes) in WAYS {
-        let mut config = settings(&redis, Span(Duration::from_millis(500)));
+        let mut config = settings(&redis, Span::seconds(1));
         config.limits.on_failure = on_failure;
         let replica = Replica::of(&config);
         replica.link.check().await;
