@@ -27,7 +27,7 @@ fn pair(redis: &Redis, more: &str, limits: &Value) -> [TestServer; 2] {
     let mut second = start(redis, more);
     let hash: String = value(&first, "SELECT hex(key_hash) FROM keys WHERE name = 'test'");
     sql(&second, &format!("UPDATE keys SET key_hash = X'{hash}' WHERE name = 'test'"));
-    second.key = first.key.clone();
+    second.key.clone_from(&first.key);
     for server in [&first, &second] {
         let id: i64 = value(server, "SELECT key_id FROM keys WHERE name = 'test'");
         assert_eq!(id, 1);
@@ -212,6 +212,22 @@ fn redis_dies_under_load_and_each_process_counts_by_itself() {
 #[test]
 fn redis_dies_under_load_and_limited_calls_are_refused() {
     redis_dies_under_load("refuse", true);
+}
+
+#[test]
+fn redis_over_tls_has_to_show_a_certificate_that_is_trusted() {
+    let redis = Redis::start_tls();
+    let config = format!("redis_url = \"{}\"\n[redis]\n{PATIENT}", redis.tls_url());
+    let authority = redis.authority();
+    let trusting =
+        setup().config(&config).env("SSL_CERT_FILE", authority.to_str().unwrap()).start();
+    assert_eq!(trusting.admin("GET", "/status").send().json()["redis_up"], true);
+    key_limits(&trusting, &json!({"requests_per_minute": 1}));
+    accepted(&trusting.get(LIST));
+    assert_eq!(redis.command(&["EXISTS", "filegate:r:k1:1:1"]), "1");
+    let stranger = setup().config(&config).start();
+    assert_eq!(stranger.admin("GET", "/status").send().json()["redis_up"], false);
+    assert!(stranger.log().contains("UnknownIssuer"), "{}", stranger.log());
 }
 
 #[test]
