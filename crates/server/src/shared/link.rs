@@ -126,7 +126,7 @@ impl Link {
     }
 
     /// Writes something, on a new connection where there is none; gives the connection.
-    pub(super) async fn write(
+    async fn write(
         &self,
         known: Option<MultiplexedConnection>,
     ) -> Result<MultiplexedConnection, RedisError> {

@@ -68,15 +68,6 @@ impl Shared {
     }
 }
 
-/// Why Redis cannot be used, if the configuration wants it: for those who look before they serve.
-pub async fn redis_fault(config: &Config) -> Option<String> {
-    let link = match Link::new(config) {
-        Ok(link) => link?,
-        Err(why) => return Some(why),
-    };
-    link.write(None).await.err().map(|error| error.to_string())
-}
-
 /// Connects, and keeps connection, leases and subscription until the server stops. Returns when Redis
 /// has answered or has not: the first request is then counted where it should be.
 pub(crate) async fn start(app: &Arc<App>) {
