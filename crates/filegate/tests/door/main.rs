@@ -18,4 +18,5 @@ mod network;
 mod resources;
 mod retention;
 mod s3;
+mod shared_limits;
 mod tenants;
