@@ -15,6 +15,8 @@ use crate::lifecycle::Tasks;
 use crate::links::Links;
 use crate::moderation::Moderation;
 use crate::pay::Counts;
+use crate::shared::callers::Callers;
+use crate::shared::link::Link;
 
 /// The gateway, as handlers and jobs see it.
 #[derive(Debug)]
@@ -27,6 +29,10 @@ pub(crate) struct App {
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
     pub(crate) moderation: Moderation,
+    /// The connection to Redis, if there is to be one.
+    pub(crate) redis: Option<Arc<Link>>,
+    /// Who was just let in.
+    pub(crate) callers: Arc<Callers>,
     /// Limits, places and turns of tenants.
     pub(crate) gate: Arc<Gate>,
     /// Calls that are not written down yet.

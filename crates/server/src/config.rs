@@ -151,6 +151,8 @@ pub struct Redis {
     pub prefix: String,
     /// Time for one call; a slower Redis is one that is away.
     pub timeout: Span,
+    /// How long the uploads of a replica that died count as in progress.
+    pub lease: Span,
 }
 
 /// Bounds on connections, bodies and time. Memory is bounded by
@@ -328,6 +330,7 @@ impl Default for Config {
             redis: Redis {
                 prefix: "filegate:".to_owned(),
                 timeout: Span(Duration::from_millis(250)),
+                lease: Span::seconds(30),
             },
             probe: Probe { decode: DecodeScope::Window, parallel: 0 },
             downloads: Downloads { link_life: Span::seconds(3600), mode: DownloadMode::Own },
@@ -430,6 +433,7 @@ impl Config {
             ("downloads.link_life", self.downloads.link_life),
             ("jobs.interval", self.jobs.interval),
             ("jobs.upload_lease", self.jobs.upload_lease),
+            ("redis.timeout", self.redis.timeout),
         ] {
             if span.0.is_zero() {
                 return impossible(setting, "must be more than 0s".to_owned());
@@ -445,6 +449,15 @@ impl Config {
         {
             let why = "without redis_url each replica counts by itself: give redis_url, or say limits.scope = \"per-replica\"";
             return impossible("limits.scope", why.to_owned());
+        }
+        if !self.redis_url.expose().is_empty()
+            && let Err(why) = crate::shared::link::client(self.redis_url.expose())
+        {
+            return impossible("redis_url", why);
+        }
+        if self.redis.lease < Span::seconds(1) || self.redis.lease.0 < self.redis.timeout.0 * 6 {
+            let why = "is less than 1s or six times redis.timeout: it is renewed every third of it";
+            return impossible("redis.lease", why.to_owned());
         }
         if self.downloads.mode == DownloadMode::Redirect && self.blob_url.is_empty() {
             let why = "\"redirect\" is for a store on S3: give blob_url, or say \"own\"";
@@ -572,6 +585,10 @@ mod tests {
                 "[purposes.x.accept.y]\nextensions=['exe']\nbytes_max='1MiB'",
                 "no check is known for the extension \"exe\"",
             ),
+            ("redis_url = 'localhost:6379'", "setting redis_url: (not a URL): does not start"),
+            ("[redis]\ntimeout = '0s'", "redis.timeout"),
+            ("[redis]\nlease = '900ms'", "redis.lease"),
+            ("[redis]\ntimeout = '6s'", "redis.lease"),
             ("[purposes.voice_clone.accept.audio]\nbytes_max = 'lots'", "is not a size"),
         ] {
             let error = parse(toml).unwrap_err();

@@ -13,6 +13,7 @@
 //! | `moderation` | what an upload is asked before it lands |
 //! | `origins` | which setting was set where |
 //! | `pay` | what reads cost, and counts of calls |
+//! | `shared` | what replicas share through Redis |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
 
 mod accept;
@@ -28,6 +29,7 @@ mod links;
 mod moderation;
 mod origins;
 mod pay;
+mod shared;
 mod socket;
 
 use std::fs::File;
@@ -49,6 +51,9 @@ use http::idempotency::InFlight;
 use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
 use moderation::Moderation;
+use shared::Shared;
+use shared::callers::Callers;
+use shared::link::Link;
 
 pub use admin::{LocalAdmin, admin_routes};
 pub use http::openapi_document;
@@ -101,6 +106,9 @@ pub enum StartError {
     /// Whoever is to be asked about uploads cannot be.
     #[error("moderation cannot be set up: {0}")]
     Moderation(String),
+    /// What is to be shared through Redis cannot be.
+    #[error("redis_url cannot be used: {0}")]
+    Redis(String),
     /// A stored secret is not one.
     #[error("the link secret in the catalog is damaged")]
     Secret,
@@ -135,6 +143,7 @@ impl Server {
         app.reserve.restore();
         let swept = sweep(&app.catalog, &app.blobs, now).await?;
 
+        shared::start(&app).await;
         let tasks = app.tasks.clone();
         let limits = app.config.limits.clone();
         tasks.spawn(accept::serve(public, http::public(&app), limits.clone(), tasks.clone()));
@@ -170,13 +179,18 @@ async fn assemble(
     let (secret, _) = catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
     let links = Links::new(&secret).ok_or(StartError::Secret)?;
     let moderation = Moderation::new(&config.moderation).map_err(StartError::Moderation)?;
+    let tasks = Tasks::default();
+    let redis = Link::new(&config).map_err(StartError::Redis)?;
+    let shared = Shared::new(&config, redis.as_ref(), &tasks);
     Ok(Arc::new(App {
-        gate: Arc::new(Gate::new(&config)),
+        gate: Arc::new(Gate::new(&config, shared)),
+        redis,
+        callers: Arc::new(Callers::default()),
         catalog,
         blobs: LocalBlobs::of(dir),
         reserve,
         clock,
-        tasks: Tasks::default(),
+        tasks,
         links,
         moderation,
         jobs_due: Notify::new(),
@@ -263,6 +277,7 @@ fn describe() {
     describe_histogram!("filegate_upload_stage_seconds", "Stages of uploads");
     describe_counter!("filegate_moderation_total", "Moderation, by stage and outcome");
     describe_histogram!("filegate_moderation_seconds", "Stages of moderation");
+    describe_gauge!("filegate_redis_up", "1 if Redis takes writes; absent without redis_url");
     describe_gauge!("filegate_uploads_in_flight", "Uploads being received or finished");
     describe_gauge!("filegate_connections", "Open connections");
     describe_counter!("filegate_downloads_total", "Contents served, ranges included");

@@ -1,4 +1,5 @@
-//! What the tests share: a server fixture, sample media, raw sockets, strace, a balancer, a proxy with faults.
+//! What the tests share: a server fixture, sample media, raw sockets, strace, a balancer, a proxy with faults,
+//! and the servers that a scale-out gateway stands on.
 
 pub mod balancer;
 pub mod garage;
@@ -6,6 +7,7 @@ pub mod http;
 pub mod place;
 pub mod proxy;
 pub mod random;
+pub mod redis;
 pub mod samples;
 pub mod server;
 pub mod trace;

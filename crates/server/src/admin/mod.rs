@@ -44,6 +44,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::http::body::{self, Incoming};
+use crate::shared;
 use again::Repeatable;
 use ask::Ask;
 use problem::Problem;
@@ -256,6 +257,7 @@ async fn change(
         (AdminOutcome::Answered(_), None) => Err(Problem::internal()),
         (AdminOutcome::Done(reply), _) if dry_run => Ok(dry(reply)),
         (AdminOutcome::Done(mut reply), _) => {
+            shared::announce(&ask.app).await;
             if plan.wakes_jobs {
                 ask.app.jobs_due.notify_one();
             }

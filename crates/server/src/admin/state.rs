@@ -17,6 +17,7 @@ pub(super) async fn status(ask: Ask) -> Answered {
         "bytes": counts.bytes,
         "uploads_in_progress": counts.uploads,
         "jobs_waiting": counts.jobs,
+        "redis_up": ask.app.redis.as_ref().map(|redis| redis.is_up()),
         "base_resp": BaseResp::success(),
     })))
 }

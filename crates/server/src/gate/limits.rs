@@ -51,19 +51,34 @@ struct Meter<C: Clock> {
 }
 
 struct Requests<C: Clock> {
-    per_minute: u32,
-    burst: u32,
+    rate: Rate,
     limiter: Limiter<C>,
 }
 
-/// Bytes, in cells of a size that lets a whole minute fit [`CELLS_MAX`].
 struct Volume<C: Clock> {
     per_minute: Bytes,
-    cell: u64,
-    cells: u32,
+    cells: Cells,
     limiter: Limiter<C>,
     /// Cells that came without a declared length and are not charged yet.
     owed: u64,
+}
+
+/// A limit on requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rate {
+    /// Requests in a minute.
+    pub(crate) per_minute: u32,
+    /// Requests that may come at once.
+    pub(crate) burst: u32,
+}
+
+/// Bytes, in cells of a size that lets a whole minute fit [`CELLS_MAX`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cells {
+    /// Bytes of one.
+    size: u64,
+    /// Cells of a minute.
+    pub(crate) count: u32,
 }
 
 impl Meters {
@@ -84,38 +99,22 @@ impl<C: Clock + Clone> Meters<C> {
         subject: Subject,
         limits: &TenantLimits,
     ) -> (Option<Allowance>, Result<(), ApiError>) {
-        let Some(per_minute) = limits.requests_per_minute else { return (None, Ok(())) };
-        let used_up = |wait_s: u64| {
-            refused(
-                format_args!("{per_minute} requests per minute of {subject} are used up"),
-                wait_s,
-            )
-        };
-        if per_minute == 0 {
-            let nothing = Allowance { per_minute, remaining: 0, reset_s: MINUTE.as_secs() };
-            return (Some(nothing), Err(used_up(MINUTE.as_secs())));
+        let Some(rate) = Rate::of(limits) else { return (None, Ok(())) };
+        if rate.per_minute == 0 {
+            return (Some(rate.nothing_left()), Err(rate.used_up(subject, MINUTE.as_secs())));
         }
-        let burst = limits.request_burst.unwrap_or(per_minute).clamp(1, CELLS_MAX);
         let mut meters = self.lock();
         let meter = self.meter(&mut meters, subject);
-        let asked = (per_minute, burst);
-        let _changed = meter.requests.take_if(|known| (known.per_minute, known.burst) != asked);
+        let _changed = meter.requests.take_if(|known| known.rate != rate);
         let requests = meter.requests.get_or_insert_with(|| {
-            let limiter = self.limiter(MINUTE / per_minute, burst);
-            Requests { per_minute, burst, limiter }
+            let limiter = self.limiter(rate.each(), rate.burst);
+            Requests { rate, limiter }
         });
-        let each = MINUTE.as_secs_f64() / f64::from(per_minute);
-        let reset = |used: u32| (each * f64::from(used)).ceil() as u64;
         match requests.limiter.check() {
-            Ok(state) => {
-                let remaining = state.remaining_burst_capacity();
-                let reset_s = reset(burst - remaining.min(burst));
-                (Some(Allowance { per_minute, remaining, reset_s }), Ok(()))
-            }
+            Ok(state) => (Some(rate.allowance(state.remaining_burst_capacity())), Ok(())),
             Err(not_until) => {
-                let wait = not_until.wait_time_from(self.clock.now());
-                let left = Allowance { per_minute, remaining: 0, reset_s: reset(burst) };
-                (Some(left), Err(used_up(whole_seconds(wait))))
+                let wait = whole_seconds(not_until.wait_time_from(self.clock.now()));
+                (Some(rate.nothing_left()), Err(rate.used_up(subject, wait)))
             }
         }
     }
@@ -125,25 +124,19 @@ impl<C: Clock + Clone> Meters<C> {
     pub(crate) fn upload(
         &self,
         subject: Subject,
-        limits: &TenantLimits,
+        per_minute: Bytes,
         declared: Option<u64>,
     ) -> Result<(), ApiError> {
-        let Some(per_minute) = limits.bytes_per_minute else { return Ok(()) };
-        let used_up = |wait_s: u64| {
-            refused(
-                format_args!("{per_minute} of uploads per minute of {subject} are used up"),
-                wait_s,
-            )
-        };
+        let used_up = |wait_s: u64| bytes_used_up(subject, per_minute, wait_s);
         if per_minute.0 == 0 {
             return Err(used_up(MINUTE.as_secs()));
         }
         let mut meters = self.lock();
         let volume = self.volume(&mut meters, subject, per_minute);
-        let charge = volume.cells_of(declared.unwrap_or(1));
-        let each = MINUTE / volume.cells;
+        let charge = volume.cells.of(declared.unwrap_or(1));
+        let (each, count) = (volume.cells.each(), u64::from(volume.cells.count));
         // What is owed comes first, a minute's worth at a time.
-        while let Some(part) = NonZeroU32::new(volume.owed.min(volume.cells.into()) as u32) {
+        while let Some(part) = NonZeroU32::new(volume.owed.min(count) as u32) {
             let left = volume.owed - u64::from(part.get());
             volume.charge(part, &self.clock).map_err(|wait| {
                 let behind = u32::try_from(left + u64::from(charge.get())).unwrap_or(u32::MAX);
@@ -162,10 +155,10 @@ impl<C: Clock + Clone> Meters<C> {
         let mut meters = self.lock();
         let volume = self.volume(&mut meters, subject, per_minute);
         // One cell of it was charged when it was let in.
-        let cells = u64::from(volume.cells_of(bytes).get()) - 1;
+        let cells = u64::from(volume.cells.of(bytes).get()) - 1;
         volume.owed += cells;
         if let Some(all) = u32::try_from(volume.owed).ok().and_then(NonZeroU32::new)
-            && all.get() <= volume.cells
+            && all.get() <= volume.cells.count
             && volume.charge(all, &self.clock).is_ok()
         {
             volume.owed = 0;
@@ -214,10 +207,9 @@ impl<C: Clock + Clone> Meters<C> {
         let meter = self.meter(meters, subject);
         let _changed = meter.bytes.take_if(|known| known.per_minute != per_minute);
         meter.bytes.get_or_insert_with(|| {
-            let cell = per_minute.0.div_ceil(CELLS_MAX.into());
-            let cells = (per_minute.0 / cell).clamp(1, CELLS_MAX.into()) as u32;
-            let limiter = self.limiter(MINUTE / cells, cells);
-            Volume { per_minute, cell, cells, limiter, owed: 0 }
+            let cells = Cells::of_minute(per_minute);
+            let limiter = self.limiter(cells.each(), cells.count);
+            Volume { per_minute, cells, limiter, owed: 0 }
         })
     }
 
@@ -233,23 +225,17 @@ impl<C: Clock> Meter<C> {
     /// The longest time after which nothing is used any more.
     fn recovery(&self) -> Duration {
         let requests = self.requests.as_ref();
-        let requests =
-            requests.map(|r| MINUTE.mul_f64(f64::from(r.burst) / f64::from(r.per_minute)));
+        let requests = requests
+            .map(|r| MINUTE.mul_f64(f64::from(r.rate.burst) / f64::from(r.rate.per_minute)));
         let bytes = self
             .bytes
             .as_ref()
-            .map(|volume| MINUTE.mul_f64(1.0 + volume.owed as f64 / f64::from(volume.cells)));
+            .map(|volume| MINUTE.mul_f64(1.0 + volume.owed as f64 / f64::from(volume.cells.count)));
         requests.unwrap_or_default().max(bytes.unwrap_or_default())
     }
 }
 
 impl<C: Clock> Volume<C> {
-    /// The cells of so many bytes: at least one, at most a minute's.
-    fn cells_of(&self, bytes: u64) -> NonZeroU32 {
-        let cells = bytes.div_ceil(self.cell).min(self.cells.into()) as u32;
-        NonZeroU32::new(cells).unwrap_or(NonZeroU32::MIN)
-    }
-
     fn charge(&self, cells: NonZeroU32, clock: &C) -> Result<(), Duration> {
         match self.limiter.check_n(cells) {
             Ok(Ok(_state)) => Ok(()),
@@ -257,6 +243,62 @@ impl<C: Clock> Volume<C> {
             // Not reached: no charge is above a minute's.
             Err(_never_enough) => Err(MINUTE),
         }
+    }
+}
+
+impl Rate {
+    /// The limit on requests, if there is one.
+    pub(crate) fn of(limits: &TenantLimits) -> Option<Self> {
+        let per_minute = limits.requests_per_minute?;
+        let burst = limits.request_burst.unwrap_or(per_minute).clamp(1, CELLS_MAX);
+        Some(Self { per_minute, burst })
+    }
+
+    /// The time in which one more may come.
+    pub(crate) fn each(self) -> Duration {
+        MINUTE / self.per_minute.max(1)
+    }
+
+    /// When so many may still come at once.
+    pub(crate) fn allowance(self, remaining: u32) -> Allowance {
+        let used = self.burst - remaining.min(self.burst);
+        let each = MINUTE.as_secs_f64() / f64::from(self.per_minute);
+        let reset_s = (each * f64::from(used)).ceil() as u64;
+        Allowance { per_minute: self.per_minute, remaining, reset_s }
+    }
+
+    /// When none may.
+    pub(crate) fn nothing_left(self) -> Allowance {
+        match self.per_minute {
+            0 => Allowance { per_minute: 0, remaining: 0, reset_s: MINUTE.as_secs() },
+            _ => self.allowance(0),
+        }
+    }
+
+    /// 1002 for the next one.
+    pub(crate) fn used_up(self, subject: Subject, wait_s: u64) -> ApiError {
+        let per_minute = self.per_minute;
+        let what = format_args!("{per_minute} requests per minute of {subject} are used up");
+        refused(what, wait_s)
+    }
+}
+
+impl Cells {
+    /// Those of a minute.
+    pub(crate) fn of_minute(per_minute: Bytes) -> Self {
+        let size = per_minute.0.div_ceil(CELLS_MAX.into()).max(1);
+        Self { size, count: (per_minute.0 / size).clamp(1, CELLS_MAX.into()) as u32 }
+    }
+
+    /// Those of so many bytes: at least one, at most a minute's.
+    pub(crate) fn of(&self, bytes: u64) -> NonZeroU32 {
+        let cells = bytes.div_ceil(self.size).min(self.count.into()) as u32;
+        NonZeroU32::new(cells).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// The time in which one more may come.
+    pub(crate) fn each(&self) -> Duration {
+        MINUTE / self.count
     }
 }
 
@@ -293,6 +335,11 @@ fn whole_seconds(wait: Duration) -> u64 {
     (wait.as_nanos().div_ceil(1_000_000_000) as u64).max(1)
 }
 
+/// 1002 for an upload when the bytes of the minute are used up.
+pub(crate) fn bytes_used_up(subject: Subject, per_minute: Bytes, wait_s: u64) -> ApiError {
+    refused(format_args!("{per_minute} of uploads per minute of {subject} are used up"), wait_s)
+}
+
 fn refused(used_up: std::fmt::Arguments<'_>, wait_s: u64) -> ApiError {
     ApiError::detailed(ErrorCode::RateLimit, format_args!("{used_up}, retry in {wait_s} s"))
         .retry_after(u32::try_from(wait_s).unwrap_or(u32::MAX))
@@ -321,10 +368,6 @@ mod tests {
             request_burst: burst,
             ..TenantLimits::default()
         }
-    }
-
-    fn bytes(per_minute: Bytes) -> TenantLimits {
-        TenantLimits { bytes_per_minute: Some(per_minute), ..TenantLimits::default() }
     }
 
     #[test]
@@ -373,15 +416,15 @@ mod tests {
         let (meters, _clock) = meters();
         let none = meters.request(KEY, &requests(0, Some(5)));
         assert!(none.1.unwrap_err().message().ends_with("retry in 60 s"));
-        assert!(meters.upload(KEY, &bytes(Bytes(0)), Some(1)).is_err());
+        assert!(meters.upload(KEY, Bytes(0), Some(1)).is_err());
         assert!(meters.request(KEY, &requests(u32::MAX, None)).1.is_ok());
         assert!(meters.request(KEY, &requests(1, Some(u32::MAX))).1.is_ok());
         assert!(meters.request(KEY, &requests(1, Some(0))).1.is_ok());
         assert!(meters.request(KEY, &requests(1, Some(0))).1.is_err());
-        assert!(meters.upload(KEY, &bytes(Bytes(u64::MAX)), Some(u64::MAX)).is_ok());
-        assert!(meters.upload(KEY, &bytes(Bytes(u64::MAX)), Some(u64::MAX)).is_err());
-        assert!(meters.upload(KEY, &bytes(Bytes(1)), Some(1)).is_ok());
-        assert!(meters.upload(KEY, &bytes(Bytes(1)), None).is_err());
+        assert!(meters.upload(KEY, Bytes(u64::MAX), Some(u64::MAX)).is_ok());
+        assert!(meters.upload(KEY, Bytes(u64::MAX), Some(u64::MAX)).is_err());
+        assert!(meters.upload(KEY, Bytes(1), Some(1)).is_ok());
+        assert!(meters.upload(KEY, Bytes(1), None).is_err());
         meters.shrink();
     }
 
@@ -397,37 +440,36 @@ mod tests {
     #[test]
     fn bytes_are_charged_as_declared_and_at_most_a_minute() {
         let (meters, clock) = meters();
-        let limits = bytes(Bytes::kib(60));
-        assert!(meters.upload(KEY, &limits, Some(40 << 10)).is_ok());
-        let over = meters.upload(KEY, &limits, Some(30 << 10)).unwrap_err();
+        let limit = Bytes::kib(60);
+        assert!(meters.upload(KEY, limit, Some(40 << 10)).is_ok());
+        let over = meters.upload(KEY, limit, Some(30 << 10)).unwrap_err();
         assert_eq!(
             over.message(),
             "rate limit: 60KiB of uploads per minute of this key are used up, retry in 10 s"
         );
-        assert!(meters.upload(KEY, &limits, Some(20 << 10)).is_ok());
+        assert!(meters.upload(KEY, limit, Some(20 << 10)).is_ok());
         clock.advance(MINUTE);
         // Larger than a minute's worth: taken when the whole minute is there.
-        assert!(meters.upload(KEY, &limits, Some(1 << 30)).is_ok());
-        assert!(meters.upload(KEY, &limits, Some(1)).is_err());
+        assert!(meters.upload(KEY, limit, Some(1 << 30)).is_ok());
+        assert!(meters.upload(KEY, limit, Some(1)).is_err());
         clock.advance(MINUTE);
-        assert!(meters.upload(KEY, &limits, Some(1 << 30)).is_ok());
+        assert!(meters.upload(KEY, limit, Some(1 << 30)).is_ok());
     }
 
     #[test]
     fn what_came_without_a_length_is_charged_afterwards() {
         let (meters, clock) = meters();
         let limit = Bytes::kib(60);
-        let limits = bytes(limit);
         // Two at a time, each of them over what the minute has: one fits, one is owed.
-        assert!(meters.upload(KEY, &limits, None).is_ok());
-        assert!(meters.upload(KEY, &limits, None).is_ok());
+        assert!(meters.upload(KEY, limit, None).is_ok());
+        assert!(meters.upload(KEY, limit, None).is_ok());
         meters.received(KEY, limit, 50 << 10);
         meters.received(KEY, limit, 1 << 30);
-        let over = meters.upload(KEY, &limits, None).unwrap_err();
+        let over = meters.upload(KEY, limit, None).unwrap_err();
         assert_eq!(over.retry_after_s, Some(51), "{over}");
         clock.advance(Duration::from_secs(52));
-        assert!(meters.upload(KEY, &limits, None).is_ok());
-        assert!(meters.upload(KEY, &limits, Some(30 << 10)).is_err());
+        assert!(meters.upload(KEY, limit, None).is_ok());
+        assert!(meters.upload(KEY, limit, Some(30 << 10)).is_err());
     }
 
     #[test]

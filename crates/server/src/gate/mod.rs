@@ -12,6 +12,10 @@
 //! A limit of the key is asked before the account's: a key that floods then uses up what is its own,
 //! and not what the account's other keys may use. What is refused by the account is charged to the
 //! key alone.
+//!
+//! Limits are counted here, or in Redis for all replicas together ([`shared`](crate::shared)); while that
+//! is away, here again or not at all, as the configuration says. A call that no limit applies to asks
+//! nobody. What protects this machine (places of the gateway, turns) is always counted here.
 
 pub(crate) mod fair;
 pub(crate) mod limits;
@@ -26,11 +30,13 @@ use std::time::Duration;
 use filegate_types::tenant::TenantLimits;
 use filegate_types::units::Bytes;
 use filegate_types::{AccountId, ApiError, ErrorCode, KeyId, Principal};
+use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::config::Config;
+use crate::shared::Shared;
 use fair::{FairSemaphore, Permit};
-use limits::{Allowance, Meters};
+use limits::{Allowance, Meters, Rate};
 use places::{Place, Places};
 
 /// How often what nobody uses any more is forgotten.
@@ -61,12 +67,14 @@ impl fmt::Display for Subject {
 #[derive(Debug)]
 pub(crate) struct Gate {
     meters: Meters,
+    /// Where limits are counted for all replicas.
+    shared: Option<Shared>,
     places: Places,
     turns: FairSemaphore,
 }
 
 impl Gate {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, shared: Option<Shared>) -> Self {
         let turns = match config.probe.parallel {
             0 => {
                 let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -77,18 +85,42 @@ impl Gate {
         let places = config.limits.uploads_max;
         Self {
             meters: Meters::new(),
+            shared,
             places: Places::new(places, config.limits.upload_wait.0),
             // As many waiters as uploads: what was received whole is never turned away here.
             turns: FairSemaphore::new(turns, turns, places),
         }
     }
 
+    /// What is counted for all replicas together.
+    pub(crate) fn shared(&self) -> Option<&Shared> {
+        self.shared.as_ref()
+    }
+
     /// Counts a request of `principal`; gives what is left of the tightest limit on requests.
-    pub(crate) fn request(
+    pub(crate) async fn request(
         &self,
         principal: &Principal,
     ) -> (Option<Allowance>, Result<(), ApiError>) {
         let [key, account] = limits_of(principal);
+        if let Some(shared) = &self.shared {
+            let rates = [key, account].map(|(subject, limits)| Some((subject, Rate::of(limits)?)));
+            let asked: Vec<_> = rates.into_iter().flatten().collect();
+            if asked.is_empty() {
+                return (None, Ok(()));
+            }
+            match shared.meters.requests(&asked).await {
+                Ok((left, counted)) => {
+                    let left = left.into_iter().map(Some);
+                    return (left.reduce(Allowance::tightest).flatten(), counted);
+                }
+                Err(away) => {
+                    if let Err(refused) = shared.without(away) {
+                        return (None, Err(refused));
+                    }
+                }
+            }
+        }
         let (of_key, counted) = self.meters.request(key.0, key.1);
         if counted.is_err() {
             return (of_key, counted);
@@ -104,17 +136,46 @@ impl Gate {
         principal: &Principal,
         declared: Option<u64>,
     ) -> Result<(Place, Option<Tally>), ApiError> {
-        let place = self.places.enter(principal).await?;
-        let subjects = limits_of(principal);
-        for (subject, limits) in subjects {
-            self.meters.upload(subject, limits, declared)?;
+        let place = self.places.enter(principal, self.shared.as_ref()).await?;
+        if let Err(error) = self.charge(principal, declared).await {
+            place.leave().await;
+            return Err(error);
         }
-        if declared.is_some() {
+        let of = limited_bytes(principal);
+        if declared.is_some() || of.is_empty() {
             return Ok((place, None));
         }
-        let of = subjects.map(|(subject, limits)| Some((subject, limits.bytes_per_minute?)));
-        let tally = Tally { gate: Arc::clone(self), of, bytes: 0 };
-        Ok((place, of.iter().any(Option::is_some).then_some(tally)))
+        Ok((place, Some(Tally { gate: Arc::clone(self), of, bytes: 0 })))
+    }
+
+    /// Charges the bytes of an upload before it is read.
+    async fn charge(&self, principal: &Principal, declared: Option<u64>) -> Result<(), ApiError> {
+        let asked = limited_bytes(principal);
+        if asked.is_empty() {
+            return Ok(());
+        }
+        if let Some(shared) = &self.shared {
+            match shared.meters.upload(&asked, declared).await {
+                Ok(charged) => return charged,
+                Err(away) => shared.without(away)?,
+            }
+        }
+        for (subject, per_minute) in asked {
+            self.meters.upload(subject, per_minute, declared)?;
+        }
+        Ok(())
+    }
+
+    /// Charges what came of an upload that had not said how much it brings.
+    async fn received(&self, of: Vec<(Subject, Bytes)>, bytes: u64) {
+        if let Some(shared) = &self.shared
+            && shared.meters.received(&of, bytes).await.is_ok()
+        {
+            return;
+        }
+        for (subject, per_minute) in of {
+            self.meters.received(subject, per_minute, bytes);
+        }
     }
 
     /// The account's turn to use processor and disk.
@@ -126,12 +187,12 @@ impl Gate {
     }
 }
 
-/// Counts the bytes of a body of unknown length; they are charged when it is dropped, however the
-/// upload ended.
+/// Counts the bytes of a body of unknown length; they are charged when it is settled or dropped,
+/// however the upload ended.
 #[derive(Debug)]
 pub(crate) struct Tally {
     gate: Arc<Gate>,
-    of: [Option<(Subject, Bytes)>; 2],
+    of: Vec<(Subject, Bytes)>,
     bytes: u64,
 }
 
@@ -140,14 +201,41 @@ impl Tally {
     pub(crate) fn add(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
     }
+
+    /// Charges them, and ends when that is done.
+    pub(crate) async fn settle(mut self) {
+        if let Some(charged) = self.charge() {
+            let _panic_is_in_the_log = charged.await;
+        }
+    }
+
+    /// Charges them once; what others count is told on a task of its own, whoever waits for it.
+    fn charge(&mut self) -> Option<JoinHandle<()>> {
+        let of = std::mem::take(&mut self.of);
+        if of.is_empty() || self.bytes == 0 {
+            return None;
+        }
+        let (gate, bytes) = (Arc::clone(&self.gate), self.bytes);
+        if let Some(shared) = &self.gate.shared {
+            return Some(shared.tasks.spawn(async move { gate.received(of, bytes).await }));
+        }
+        for (subject, per_minute) in of {
+            gate.meters.received(subject, per_minute, bytes);
+        }
+        None
+    }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        for (subject, per_minute) in self.of.into_iter().flatten() {
-            self.gate.meters.received(subject, per_minute, self.bytes);
-        }
+        let _nobody_waits = self.charge();
     }
+}
+
+/// The limits on bytes that apply to `principal`.
+fn limited_bytes(principal: &Principal) -> Vec<(Subject, Bytes)> {
+    let each = limits_of(principal).into_iter();
+    each.filter_map(|(subject, limits)| Some((subject, limits.bytes_per_minute?))).collect()
 }
 
 fn limits_of(principal: &Principal) -> [(Subject, &TenantLimits); 2] {
@@ -191,9 +279,9 @@ pub(super) mod tests {
         }
     }
 
-    #[test]
-    fn a_flooding_key_does_not_use_up_its_account() {
-        let gate = Gate::new(&Config::default());
+    #[tokio::test]
+    async fn a_flooding_key_does_not_use_up_its_account() {
+        let gate = Gate::new(&Config::default(), None);
         let mut flooding = principal(1, 1);
         flooding.key_limits.requests_per_minute = Some(2);
         flooding.account_limits.requests_per_minute = Some(5);
@@ -201,13 +289,13 @@ pub(super) mod tests {
         other.key_id = KeyId(2);
         other.key_limits.requests_per_minute = None;
         for _ in 0..50 {
-            let _ = gate.request(&flooding);
+            let _ = gate.request(&flooding).await;
         }
         for remaining in [2, 1, 0] {
-            let (left, counted) = gate.request(&other);
+            let (left, counted) = gate.request(&other).await;
             assert_eq!((left.unwrap().remaining, counted), (remaining, Ok(())));
         }
-        let over = gate.request(&other).1.unwrap_err();
+        let over = gate.request(&other).await.1.unwrap_err();
         assert!(over.message().contains("5 requests per minute of this account"), "{over}");
     }
 }

@@ -11,6 +11,7 @@ use super::layer::Trace;
 use super::reply::store_failed;
 use crate::app::App;
 use crate::gate::network;
+use crate::shared::callers;
 
 /// Longest credential that is looked at; a key of ours has 46 characters.
 const CREDENTIAL_BYTES_MAX: usize = 4096;
@@ -28,7 +29,7 @@ pub(super) async fn admit(
 ) -> Result<Principal, ApiError> {
     let presented = credential(headers).ok_or(ErrorCode::NotAuthorized)?;
     let hash = KeyHash::of(presented);
-    let caller = app.catalog.authenticate(hash, call, app.clock.now()).await;
+    let caller = callers::authenticate(app, hash, call).await;
     let mut principal = match caller.map_err(|error| store_failed(&error))? {
         None => return Err(ErrorCode::InvalidKey.into()),
         Some(Caller::Disabled(key_id)) => {
@@ -43,11 +44,11 @@ pub(super) async fn admit(
     let defaults = &app.config.limits;
     principal.key_limits = principal.key_limits.or(&defaults.key);
     principal.account_limits = principal.account_limits.or(&defaults.account);
-    let (allowance, counted) = app.gate.request(&principal);
+    let (allowance, counted) = app.gate.request(&principal).await;
     if let Some(allowance) = allowance {
         trace.counted(allowance);
     }
-    if counted.is_err() {
+    if counted.as_ref().is_err_and(|error| error.code == ErrorCode::RateLimit) {
         // Who does not wait as it is told sends the next as soon as this is answered: a flood on so
         // many connections is then so many requests in this time, and costs others next to nothing.
         tokio::time::sleep(OVER_LIMIT_PAUSE).await;

@@ -53,6 +53,13 @@ impl Incoming {
         self.tally = tally;
     }
 
+    /// Has what was counted charged, before the request is answered.
+    pub(crate) async fn settle(&mut self) {
+        if let Some(tally) = self.tally.take() {
+            tally.settle().await;
+        }
+    }
+
     /// Bytes read so far.
     pub(crate) fn received(&self) -> u64 {
         self.received

@@ -42,7 +42,6 @@ use filegate_types::{
 use http::HeaderMap;
 
 use crate::app::{App, random};
-use crate::gate::places::Place;
 use crate::http::body::{Incoming, content_length};
 use crate::http::reply::store_failed;
 use crate::moderation::{self, What};
@@ -98,6 +97,7 @@ pub(crate) async fn upload(
     let result =
         receive_and_finish(app, principal, headers, &mut incoming, validate_only, &mut label);
     let result = result.await;
+    incoming.settle().await;
     observe(&result, label.as_ref(), incoming.received(), started);
     if result.is_err() {
         incoming.drain(&app.tasks);
@@ -115,9 +115,40 @@ async fn receive_and_finish(
 ) -> Result<Uploaded, ApiError> {
     let (place, tally) = app.gate.upload(principal, content_length(headers)).await?;
     incoming.count(tally);
+    let _in_flight = InFlight::enter();
+    let received = receive(app, principal, headers, incoming, validate_only, label).await;
+    let (received, guard, repeatable) = match received {
+        Ok(received) => received,
+        Err(error) => {
+            place.leave().await;
+            return Err(error);
+        }
+    };
+    // From here on the service owns the work, whether or not the client stays.
+    let app = Arc::clone(app);
+    let tasks = app.tasks.clone();
+    let span = tracing::Span::current();
+    let work = finish(app, principal.clone(), received, guard, validate_only, repeatable);
+    let work = async {
+        let finished = work.await;
+        place.leave().await;
+        finished
+    };
+    let finished = tasks.spawn(tracing::Instrument::instrument(work, span));
+    finished.await.unwrap_or_else(|_panic| Err(ErrorCode::Unknown.into()))
+}
+
+/// Steps 1 to 4, once there is a place.
+async fn receive(
+    app: &Arc<App>,
+    principal: &Principal,
+    headers: &HeaderMap,
+    incoming: &mut Incoming,
+    validate_only: bool,
+    label: &mut Option<PurposeName>,
+) -> Result<(Received, UploadGuard, Option<Repeatable>), ApiError> {
     let repeatable =
         if validate_only { None } else { Repeatable::begin(app, principal, headers).await? };
-    let _in_flight = InFlight::enter();
     let mut guard = UploadGuard::new(app, principal);
     // What is only checked, or was paid before, costs nothing.
     guard.free = validate_only || repeatable.as_ref().is_some_and(|r| r.kept.is_some());
@@ -127,13 +158,7 @@ async fn receive_and_finish(
     let receiving = Instant::now();
     let received = form::receive(app, principal, headers, incoming, &mut guard, label).await?;
     stage("receive", receiving);
-    // From here on the service owns the work, whether or not the client stays.
-    let app = Arc::clone(app);
-    let tasks = app.tasks.clone();
-    let span = tracing::Span::current();
-    let work = finish(app, principal.clone(), received, guard, place, validate_only, repeatable);
-    let finished = tasks.spawn(tracing::Instrument::instrument(work, span));
-    finished.await.unwrap_or_else(|_panic| Err(ErrorCode::Unknown.into()))
+    Ok((received, guard, repeatable))
 }
 
 /// Steps 5 to 7.
@@ -142,7 +167,6 @@ async fn finish(
     principal: Principal,
     received: Received,
     mut guard: UploadGuard,
-    _place: Place,
     validate_only: bool,
     repeatable: Option<Repeatable>,
 ) -> Result<Uploaded, ApiError> {
