@@ -13,6 +13,9 @@ const NODES: usize = 3;
 /// The bucket that is made.
 pub const BUCKET: &str = "filegate";
 
+/// The word that it takes for a region.
+const REGION: &str = "garage";
+
 /// How long the cluster may take until it serves.
 const START_MAX: Duration = Duration::from_mins(1);
 
@@ -79,9 +82,14 @@ impl Garage {
         format!("127.0.0.1:{}", self.nodes[node].s3_port)
     }
 
-    /// The word that it takes for a region.
-    pub fn region(&self) -> &'static str {
-        "garage"
+    /// The `blob_url` of the bucket, at the address of a node or of what stands before all.
+    pub fn url(&self, address: &str) -> String {
+        format!("s3://{BUCKET}/files?endpoint=http://{address}&region={REGION}")
+    }
+
+    /// The process id of a node that runs.
+    pub fn pid(&self, node: usize) -> u32 {
+        self.nodes[node].child.as_ref().expect("it runs").id()
     }
 
     /// Kills a node as a power cut would.
@@ -134,7 +142,7 @@ impl Garage {
     fn takes_an_object(&self, node: usize) -> bool {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--fail", "--output", "/dev/null", "--max-time", "5"]);
-        curl.args(["--aws-sigv4", &format!("aws:amz:{}:s3", self.region())]);
+        curl.args(["--aws-sigv4", &format!("aws:amz:{REGION}:s3")]);
         curl.args(["--user", &format!("{}:{}", self.access_key, self.secret_key)]);
         curl.args(["--request", "PUT", "--data-binary", "ready"]);
         // SHA-256 of the body.
@@ -189,7 +197,7 @@ impl Node {
             "metadata_dir = '{name}/meta'\ndata_dir = '{name}/data'\ndb_engine = 'lmdb'\nreplication_factor = {NODES}\n\
              metadata_fsync = true\ndata_fsync = true\n\
              rpc_bind_addr = '127.0.0.1:{rpc}'\nrpc_public_addr = '127.0.0.1:{rpc}'\nrpc_secret = '{secret}'\n\
-             [s3_api]\napi_bind_addr = '127.0.0.1:{s3}'\ns3_region = 'garage'\n\
+             [s3_api]\napi_bind_addr = '127.0.0.1:{s3}'\ns3_region = '{REGION}'\n\
              [admin]\napi_bind_addr = '127.0.0.1:{admin}'\nadmin_token = '{secret}'\n",
             name = name.display()
         );

@@ -9,11 +9,39 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-/// What a scale-out server is given in place of its data directory.
+use crate::garage::Garage;
+use crate::postgres::Postgres;
+use crate::redis::Redis;
+use crate::s3::S3Server;
+
+/// For how long a replica may work with what it read of a key, an account or a price.
+const REMEMBERED: Duration = Duration::from_millis(1100);
+
+/// Where a scale-out gateway keeps its things. What it was made of is stopped when nobody holds it any more.
 #[derive(Debug)]
 pub struct Place {
     /// Settings as environment variables.
     environment: Vec<(String, String)>,
+    /// How the test itself gets to the rows.
+    database_url: String,
+    /// Whose objects can be looked at.
+    s3: Option<Arc<S3Server>>,
+    _held: Option<(Postgres, Redis)>,
+}
+
+/// What leads a gateway to its place.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `database_url`
+    pub database_url: String,
+    /// `blob_url`
+    pub blob_url: String,
+    /// `s3.access_key_id` and `s3.secret_access_key`
+    pub s3_key: (String, String),
+    /// `redis_url`
+    pub redis_url: String,
+    /// `redis.prefix`
+    pub redis_prefix: String,
 }
 
 /// The places that a server or a test holds, by their data directory.
@@ -54,13 +82,40 @@ impl Place {
         if let Some(place) = places.get(data_dir).and_then(Weak::upgrade) {
             return Some(place);
         }
-        let place = Arc::new(Self::new());
+        let place = Arc::new(Self::of_its_own());
         places.insert(data_dir.to_owned(), Arc::downgrade(&place));
         Some(place)
     }
 
-    fn new() -> Self {
-        Self { environment: vec![] }
+    /// A place whose servers the test has started. Rows are looked at through `database_url`, objects in `s3`.
+    pub fn new(settings: &Settings, database_url: &str, s3: Option<Arc<S3Server>>) -> Self {
+        let (access_key, secret_key) = &settings.s3_key;
+        let environment = [
+            ("FILEGATE_DATABASE_URL", &settings.database_url),
+            ("FILEGATE_BLOB_URL", &settings.blob_url),
+            ("FILEGATE_S3__ACCESS_KEY_ID", access_key),
+            ("FILEGATE_S3__SECRET_ACCESS_KEY", secret_key),
+            ("FILEGATE_REDIS_URL", &settings.redis_url),
+            ("FILEGATE_REDIS__PREFIX", &settings.redis_prefix),
+        ];
+        let environment =
+            environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        Self { environment, database_url: database_url.to_owned(), s3, _held: None }
+    }
+
+    /// A database of its own on the shared PostgreSQL, an S3 server, and a prefix of its own on the shared Redis.
+    fn of_its_own() -> Self {
+        let (postgres, s3, redis) = (Postgres::new(), S3Server::start_new(), Redis::shared());
+        let database_url = postgres.database();
+        let settings = Settings {
+            database_url: database_url.clone(),
+            blob_url: s3.url("tests"),
+            s3_key: (s3.access_key().to_owned(), s3.secret_key().to_owned()),
+            redis_url: redis.url().to_owned(),
+            redis_prefix: redis.prefix().to_owned(),
+        };
+        let place = Self::new(&settings, &database_url, Some(Arc::new(s3)));
+        Self { _held: Some((postgres, redis)), ..place }
     }
 
     /// Leads a command here.
@@ -68,18 +123,40 @@ impl Place {
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
     }
 
-    fn database_url(&self) -> &str {
-        ""
+    /// A gateway on three nodes of Garage behind one address; the rest as [`of`](Self::of) has it.
+    pub fn on_garage(garage: &Garage, address: &str) -> Self {
+        let (postgres, redis) = (Postgres::new(), Redis::shared());
+        let database_url = postgres.database();
+        let settings = Settings {
+            database_url: database_url.clone(),
+            blob_url: garage.url(address),
+            s3_key: (garage.access_key.clone(), garage.secret_key.clone()),
+            redis_url: redis.url().to_owned(),
+            redis_prefix: redis.prefix().to_owned(),
+        };
+        let place = Self::new(&settings, &database_url, None);
+        Self { _held: Some((postgres, redis)), ..place }
     }
 
     fn objects(&self) -> Vec<(PathBuf, u64)> {
-        vec![]
+        let s3 = self.s3.as_ref().expect("an S3 store of the test's own");
+        let objects = s3.objects("").into_iter();
+        objects.map(|(name, bytes)| (s3.root().join(name), bytes)).collect()
     }
 
-    /// Parts of objects that were begun and neither completed nor aborted.
-    fn parts(&self) -> Vec<(PathBuf, u64)> {
-        vec![]
+    /// Uploads in parts that were begun and neither completed nor aborted.
+    fn unfinished(&self) -> Vec<(PathBuf, u64)> {
+        let count = self.s3.as_ref().expect("an S3 store of the test's own").unfinished();
+        vec![(PathBuf::from("an upload in parts"), 0); count]
     }
+}
+
+/// `url` with another `host:port`.
+pub fn through(url: &str, address: &str) -> String {
+    let (scheme, rest) = url.split_once("://").expect("a URL");
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let user = rest[..end].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}{address}{}", &rest[..user], &rest[end..])
 }
 
 /// Every file or object of `part`, with its length.
@@ -88,7 +165,7 @@ pub(crate) fn stored(data_dir: &Path, place: Option<&Place>, part: &str) -> Vec<
     if let Some(place) = place {
         match part {
             "blobs" => found.extend(place.objects()),
-            _ => found.extend(place.parts()),
+            _ => found.extend(place.unfinished()),
         }
     }
     found.sort();
@@ -118,7 +195,13 @@ pub(crate) fn execute(data_dir: &Path, place: Option<&Place>, statements: &str) 
         None => sqlite(data_dir)
             .execute_batch(&format!("BEGIN IMMEDIATE; {statements}; COMMIT"))
             .unwrap_or_else(|error| panic!("{statements}: {error}")),
-        Some(place) => drop(postgres(place.database_url(), statements)),
+        Some(place) => {
+            drop(ask(&place.database_url, statements));
+            // The gateway was not told, and is not asked to be that quick.
+            if ["accounts", "keys", "prices"].iter().any(|table| statements.contains(table)) {
+                std::thread::sleep(REMEMBERED);
+            }
+        }
     }
 }
 
@@ -133,7 +216,7 @@ pub(crate) fn row(data_dir: &Path, place: Option<&Place>, query: &str) -> Vec<Op
             })
             .unwrap_or_else(|error| panic!("{query}: {error}")),
         Some(place) => {
-            let rows = postgres(place.database_url(), query);
+            let rows = ask(&place.database_url, query);
             rows.into_iter().next().unwrap_or_else(|| panic!("{query}: no row"))
         }
     }
@@ -172,24 +255,22 @@ fn text(value: rusqlite::types::ValueRef<'_>) -> Option<String> {
 
 /// Runs statements; gives the rows of all of them.
 #[track_caller]
-fn postgres(url: &str, statements: &str) -> Vec<Vec<Option<String>>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
-    let rows = runtime.block_on(async {
-        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
-        let driver = tokio::runtime::Handle::current().spawn(connection);
-        let messages = client.simple_query(statements).await?;
-        drop(client);
-        let _ended = driver.await;
-        Ok::<_, tokio_postgres::Error>(messages)
-    });
-    let rows = rows.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
-    rows.into_iter()
-        .filter_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
-            }
-            _ => None,
-        })
-        .collect()
+fn ask(url: &str, statements: &str) -> Vec<Vec<Option<String>>> {
+    crate::postgres::query(url, statements).unwrap_or_else(|error| panic!("{statements}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_led_elsewhere() {
+        for (url, led) in [
+            ("postgres://a:b@h:1/db?x=y", "postgres://a:b@p:2/db?x=y"),
+            ("http://h:1", "http://p:2"),
+            ("redis://h/0", "redis://p:2/0"),
+        ] {
+            assert_eq!(through(url, "p:2"), led);
+        }
+    }
 }

@@ -23,7 +23,17 @@ pub struct Setup {
     wrapper: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     config: Option<String>,
-    embedded: bool,
+    store: Store,
+}
+
+/// Where a server keeps its things.
+#[derive(Debug, Clone)]
+enum Store {
+    /// Where this run is about.
+    OfTheRun,
+    /// In its data directory.
+    Embedded,
+    At(Arc<Place>),
 }
 
 impl Setup {
@@ -34,14 +44,21 @@ impl Setup {
             wrapper: vec![],
             environment: vec![],
             config: None,
-            embedded: false,
+            store: Store::OfTheRun,
         }
     }
 
     /// Keeps everything in the data directory, whatever store the run is about: for tests of that directory.
     #[must_use]
     pub fn embedded(mut self) -> Self {
-        self.embedded = true;
+        self.store = Store::Embedded;
+        self
+    }
+
+    /// Keeps everything there, whatever store the run is about.
+    #[must_use]
+    pub fn at(mut self, place: &Arc<Place>) -> Self {
+        self.store = Store::At(Arc::clone(place));
         self
     }
 
@@ -96,7 +113,11 @@ impl Setup {
             command.arg("--config").arg(file.path());
         }
         clean_environment(&mut command);
-        let place = if self.embedded { None } else { Place::of(data_dir) };
+        let place = match &self.store {
+            Store::OfTheRun => Place::of(data_dir),
+            Store::Embedded => None,
+            Store::At(place) => Some(Arc::clone(place)),
+        };
         place.iter().for_each(|place| place.lead(&mut command));
         command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

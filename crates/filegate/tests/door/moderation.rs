@@ -46,8 +46,11 @@ fn a_blocked_file_is_refused_whatever_its_name_and_size() {
         refused(&validate(&server, "z.txt", content), 1026, FILE);
     }
     nothing_kept(&server);
-    let log = server.log();
-    assert!(log.contains("moderation.refused") && log.contains(&format!("entry_id={entry}")));
+    let log = eventually("it is in the log", || {
+        let log = server.log();
+        log.contains(&format!("entry_id={entry}")).then_some(log)
+    });
+    assert!(log.contains("moderation.refused"), "{log}");
     assert!(!log.contains(&sha256(&large)), "{log}");
     let count = "filegate_moderation_total{stage=\"sha256\",outcome=\"refused\"}";
     assert!((server.metric(count) - 6.0).abs() < 0.1);
