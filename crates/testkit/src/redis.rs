@@ -17,6 +17,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 pub struct Redis {
     url: String,
     prefix: String,
+    /// What its own commands have to say first.
+    password: Option<String>,
     own: Option<Own>,
 }
 
@@ -38,7 +40,8 @@ impl Redis {
             let mut own = Own { dir, port, child: None };
             if own.start() {
                 let url = format!("redis://127.0.0.1:{port}/0");
-                return Self { url, prefix: "filegate:".to_owned(), own: Some(own) };
+                let prefix = "filegate:".to_owned();
+                return Self { url, prefix, password: None, own: Some(own) };
             }
             assert!(started.elapsed() < START_MAX, "no Redis after {START_MAX:?}");
         }
@@ -52,7 +55,8 @@ impl Redis {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let since = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970");
         let (process, nanos) = (std::process::id(), since.as_nanos());
-        Self { url, prefix: format!("test-{process}-{nanos}-{count}:"), own: None }
+        let prefix = format!("test-{process}-{nanos}-{count}:");
+        Self { url, prefix, password: None, own: None }
     }
 
     /// Where it is.
@@ -90,11 +94,22 @@ impl Redis {
         self.own().signal("CONT");
     }
 
+    /// Wants a password from now on, also of those that are connected; none if empty.
+    pub fn set_password(&mut self, password: &str) {
+        self.command(&["CONFIG", "SET", "requirepass", password]);
+        self.password = (!password.is_empty()).then(|| password.to_owned());
+        self.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    }
+
     /// The answer to a command, its parts on a line each.
     pub fn command(&self, words: &[&str]) -> String {
         let address = self.url.trim_start_matches("redis://").split('/').next();
         let address = address.unwrap_or_default().rsplit('@').next().unwrap_or_default();
-        ask(address, words).expect("Redis answers")
+        let mut connection = Connection::open(address).expect("Redis listens");
+        if let Some(password) = &self.password {
+            connection.ask(&["AUTH", password]).expect("Redis answers");
+        }
+        connection.ask(words).expect("Redis answers")
     }
 
     fn own(&mut self) -> &mut Own {
@@ -113,7 +128,8 @@ impl Own {
         let started = Instant::now();
         let address = format!("127.0.0.1:{}", self.port);
         while child.try_wait().expect("a child can be waited for").is_none() {
-            if ask(&address, &["PING"]).is_ok_and(|answer| answer == "PONG") {
+            let answer = Connection::open(&address).and_then(|mut c| c.ask(&["PING"]));
+            if answer.is_ok_and(|answer| answer == "PONG") {
                 self.child = Some(child);
                 return true;
             }
@@ -148,15 +164,24 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn ask(address: &str, words: &[&str]) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(ANSWER_MAX))?;
-    let each = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
-    let request = format!("*{}\r\n{}", words.len(), each.collect::<String>());
-    stream.write_all(request.as_bytes())?;
-    let mut lines = Vec::new();
-    read_answer(&mut BufReader::new(stream), &mut lines)?;
-    Ok(lines.join("\n"))
+/// The few words of its protocol that a test needs.
+struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    fn open(address: &str) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    fn ask(&mut self, words: &[&str]) -> std::io::Result<String> {
+        let each = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        let request = format!("*{}\r\n{}", words.len(), each.collect::<String>());
+        self.0.get_mut().write_all(request.as_bytes())?;
+        let mut lines = Vec::new();
+        read_answer(&mut self.0, &mut lines)?;
+        Ok(lines.join("\n"))
+    }
 }
 
 fn read_answer(from: &mut BufReader<TcpStream>, lines: &mut Vec<String>) -> std::io::Result<()> {

@@ -17,4 +17,5 @@ mod moderation_services;
 mod network;
 mod resources;
 mod retention;
+mod shared_limits;
 mod tenants;

@@ -256,7 +256,7 @@ pub(crate) async fn upkeep(app: Arc<App>) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use filegate_types::tenant::AccountSettings;
     use filegate_types::{Money, Scopes};
 

@@ -42,7 +42,7 @@ async fn publish(link: &Link) -> Result<(), RedisError> {
 pub(super) async fn listen(link: Arc<Link>, callers: Arc<Callers>, tasks: Tasks) {
     loop {
         let ended = tokio::select! {
-            () = tasks.stopping() => return,
+            () = tasks.stopping() => return callers.is_deaf(),
             ended = follow(&link, &callers) => ended,
         };
         callers.is_deaf();

@@ -92,7 +92,7 @@ impl Leases {
     }
 
     /// Renews what is held and gives back what is not.
-    async fn renew(&self) -> Result<(), Away> {
+    pub(super) async fn renew(&self) -> Result<(), Away> {
         let _nobody_leaves = self.renewing.write().await;
         let (held, left) = {
             let mut state = self.lock();

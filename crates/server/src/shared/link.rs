@@ -42,7 +42,7 @@ pub(crate) struct Link {
     /// What is said of limits when Redis goes.
     meanwhile: &'static str,
     state: Mutex<State>,
-    /// Told when Redis is there again.
+    /// Told when Redis is there again; the leases wait for it.
     back: Notify,
 }
 
@@ -167,7 +167,7 @@ impl Link {
             tracing::info!("redis.back: limits are shared again");
         }
         metrics::gauge!("filegate_redis_up").set(1.0);
-        self.back.notify_waiters();
+        self.back.notify_one();
     }
 
     fn lose(&self, epoch: u64, error: &RedisError) {

@@ -18,6 +18,8 @@ mod changes;
 pub(crate) mod leases;
 pub(crate) mod link;
 pub(crate) mod meters;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
