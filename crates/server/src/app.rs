@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use filegate_store::{Catalog, LocalBlobs, Reserve};
+use filegate_store::{Blobs, Catalog, Reserve};
 use filegate_types::Clock;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Notify;
@@ -23,7 +23,7 @@ use crate::shared::link::Link;
 pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) catalog: Catalog,
-    pub(crate) blobs: LocalBlobs,
+    pub(crate) blobs: Blobs,
     pub(crate) reserve: Arc<Reserve>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use filegate_media::{DecodeScope, Format as MediaFormat};
+use filegate_store::{S3Checksum, S3Options, S3Setting};
 use filegate_types::TenantLimits;
 use filegate_types::purpose::{self, PurposeName, PurposePolicy};
 use filegate_types::units::{Bytes, Span};
@@ -22,6 +23,9 @@ use crate::origins::Origins;
 
 /// Environment variables with our prefix that are not settings of the server.
 const NOT_SETTINGS: [&str; 6] = ["config", "url", "key", "admin_url", "admin_token", "samples_dir"];
+
+/// The longest that S3 signs a link for.
+const PRESIGNED_MAX: Span = Span::seconds(7 * 86_400);
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,6 +129,8 @@ pub struct S3 {
     pub part_bytes: Bytes,
     /// Parts of one body under way at a time.
     pub parts_parallel: usize,
+    /// Memory for bodies on their way up, of all uploads together; those up to 256 KiB are not counted.
+    pub memory_max: Bytes,
     /// Time to connect.
     pub connect_timeout: Span,
     /// Time for one request, its body included.
@@ -323,6 +329,7 @@ impl Default for Config {
                 sse_kms_key: String::new(),
                 part_bytes: Bytes::mib(8),
                 parts_parallel: 2,
+                memory_max: Bytes::mib(256),
                 connect_timeout: Span::seconds(3),
                 request_timeout: Span::seconds(30),
                 retries: 3,
@@ -363,6 +370,12 @@ pub enum ConfigError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl From<S3Setting> for ConfigError {
+    fn from(error: S3Setting) -> Self {
+        Self::Impossible { setting: error.setting.to_owned(), why: error.why }
+    }
 }
 
 /// Settings given on the command line.
@@ -463,6 +476,16 @@ impl Config {
             let why = "\"redirect\" is for a store on S3: give blob_url, or say \"own\"";
             return impossible("downloads.mode", why.to_owned());
         }
+        if let Some(options) = self.s3_options()? {
+            let checked = options.check(self.largest_file());
+            checked.map_err(ConfigError::from)?;
+            if self.downloads.mode == DownloadMode::Redirect
+                && self.downloads.link_life > PRESIGNED_MAX
+            {
+                let why = format!("S3 signs links for {PRESIGNED_MAX} at most");
+                return impossible("downloads.link_life", why);
+            }
+        }
         let key = &self.limits.key;
         if key.stored_bytes.is_some() || !key.files_per_purpose.is_empty() {
             let why = "what is stored is counted for accounts: set it in limits.account";
@@ -487,6 +510,32 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// How the bucket is spoken to; `None` if the bytes are in the data directory.
+    pub fn s3_options(&self) -> Result<Option<S3Options>, ConfigError> {
+        if self.blob_url.is_empty() {
+            return Ok(None);
+        }
+        let s3 = &self.s3;
+        Ok(Some(S3Options {
+            access_key_id: s3.access_key_id.clone(),
+            secret_access_key: s3.secret_access_key.expose().to_owned(),
+            path_style: s3.path_style,
+            checksum: match s3.checksum {
+                Checksum::Sha256 => S3Checksum::Sha256,
+                Checksum::None => S3Checksum::None,
+            },
+            sse: s3.sse.clone(),
+            sse_kms_key: s3.sse_kms_key.clone(),
+            part_bytes: s3.part_bytes.0,
+            parts_parallel: s3.parts_parallel,
+            memory_max: s3.memory_max.0,
+            connect_timeout: s3.connect_timeout.0,
+            request_timeout: s3.request_timeout.0,
+            retries: s3.retries,
+            ..S3Options::parse(&self.blob_url)?
+        }))
     }
 
     /// The policy of a purpose that clients may upload to.
@@ -580,6 +629,12 @@ mod tests {
             ("[moderation.webhook]\nurl = 'https://2130706433/'", "not a public address"),
             ("[moderation.webhook]\nurl = 'https://a:b@m.example'", "carries credentials"),
             ("[moderation]\nimage_distance = 32", "not from 0 to 31"),
+            ("blob_url = 'http://x'", "setting blob_url: \"http://x\" does not start with s3://"),
+            ("blob_url = 's3://bucket'\n[s3]\npart_bytes = '1MiB'", "setting s3.part_bytes"),
+            (
+                "blob_url = 's3://bucket'\n[downloads]\nmode = 'redirect'\nlink_life = '8d'",
+                "setting downloads.link_life",
+            ),
             ("public_url = 'files.example.com'", "does not start with https://"),
             (
                 "[purposes.x.accept.y]\nextensions=['exe']\nbytes_max='1MiB'",

@@ -38,7 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use filegate_store::{Catalog, DataDir, LocalBlobs, Reserve, StoreError};
+use filegate_store::{Blobs, Catalog, DataDir, Reserve, StoreError};
 use filegate_types::{AdminScope, Clock, PlainKey, SystemClock, UnixMillis};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -94,6 +94,9 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(#[from] config::ConfigError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -182,12 +185,16 @@ async fn assemble(
     let tasks = Tasks::default();
     let redis = Link::new(&config).map_err(StartError::Redis)?;
     let shared = Shared::new(&config, redis.as_ref(), &tasks);
+    let blobs = match config.s3_options()? {
+        None => Blobs::local(dir),
+        Some(options) => Blobs::s3(options, &dir.path().join("tmp"))?,
+    };
     Ok(Arc::new(App {
         gate: Arc::new(Gate::new(&config, shared)),
         redis,
         callers: Arc::new(Callers::default()),
         catalog,
-        blobs: LocalBlobs::of(dir),
+        blobs,
         reserve,
         clock,
         tasks,
@@ -203,11 +210,7 @@ async fn assemble(
 }
 
 /// Removes what a crash left. The lock says that nobody else is at work here.
-async fn sweep(
-    catalog: &Catalog,
-    blobs: &LocalBlobs,
-    now: UnixMillis,
-) -> Result<Swept, StoreError> {
+async fn sweep(catalog: &Catalog, blobs: &Blobs, now: UnixMillis) -> Result<Swept, StoreError> {
     let mut swept = Swept { temporary_files: blobs.clear_tmp()?, uploads: 0 };
     loop {
         let reaped = match catalog.reap_uploads(UnixMillis(i64::MAX), now, jobs::BATCH).await {

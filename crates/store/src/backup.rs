@@ -247,7 +247,7 @@ mod tests {
             purpose: "retrieval".parse().unwrap(),
             filename: "a.txt".to_owned(),
             blob_key,
-            sum: temp.land().unwrap(),
+            sum: blobs.land(temp).unwrap(),
             media_type: "text/plain".to_owned(),
             media: serde_json::json!({}),
             expires_at: None,
@@ -277,7 +277,7 @@ mod tests {
         blobs.transfer(&linked.blob_key, &copies).unwrap();
         // Deleted after it was linked and before the rows were copied.
         let stranger = BlobKey::mint(NOW, [5; 10]);
-        copies.create(stranger.clone()).unwrap().land().unwrap();
+        copies.land(copies.create(stranger.clone()).unwrap()).unwrap();
 
         let live = open(&dir.catalog_path(), OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
         let path = copy_dir.catalog_path();

@@ -32,6 +32,16 @@ pub enum StoreError {
         #[source]
         source: rusqlite::Error,
     },
+    /// What holds the rows or the bytes did not answer, or not in time, or not as it should; works again
+    /// when it does.
+    #[error("store unavailable while {operation}")]
+    Unavailable {
+        /// What was being done.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An fsync of the catalog failed earlier; what is on disk is known only after a restart.
     #[error("the catalog stopped after a failed write; restart the server")]
     Poisoned,
@@ -69,6 +79,14 @@ impl StoreError {
             Some(rusqlite::ErrorCode::DiskFull) => Self::Full { operation, source: source.into() },
             _ => Self::Catalog { operation, source },
         }
+    }
+
+    /// The store does not answer as it should.
+    pub fn unavailable(
+        operation: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Unavailable { operation, source: source.into() }
     }
 
     /// Whether freeing space is the remedy.

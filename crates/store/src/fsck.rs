@@ -2,7 +2,7 @@
 
 use filegate_types::{BlobKey, FileId, FileRecord, UnixMillis};
 
-use crate::blobs::LocalBlobs;
+use crate::blobs::{Blobs, Pace};
 use crate::catalog::{BookFault, Catalog};
 use crate::error::StoreError;
 
@@ -63,7 +63,7 @@ impl Report {
 /// marks on whole files are taken back, and orphans are removed.
 pub async fn fsck(
     catalog: &Catalog,
-    blobs: &LocalBlobs,
+    blobs: &Blobs,
     options: Options,
     now: UnixMillis,
     mut progress: impl FnMut(u64, u64),
@@ -89,7 +89,7 @@ pub async fn fsck(
 
 async fn check_file(
     catalog: &Catalog,
-    blobs: &LocalBlobs,
+    blobs: &Blobs,
     options: Options,
     now: UnixMillis,
     file: &FileRecord,
@@ -97,9 +97,9 @@ async fn check_file(
 ) -> Result<(), StoreError> {
     report.files += 1;
     let found = if options.digests {
-        read_whole(blobs, &file.blob_key).await?
+        blobs.digest(&file.blob_key, |_| Pace::Go).await?
     } else {
-        blobs.length(&file.blob_key)?.map(|bytes| (bytes, file.sha256))
+        blobs.length(&file.blob_key).await?.map(|bytes| (bytes, file.sha256))
     };
     report.bytes += if options.digests { found.map_or(0, |(bytes, _)| bytes) } else { 0 };
     let whole = found == Some((file.bytes, file.sha256));
@@ -121,42 +121,38 @@ async fn check_file(
     Ok(())
 }
 
-async fn read_whole(
-    blobs: &LocalBlobs,
-    key: &BlobKey,
-) -> Result<Option<(u64, [u8; 32])>, StoreError> {
-    let (blobs, key) = (blobs.clone(), key.clone());
-    tokio::task::spawn_blocking(move || blobs.digest(&key, |_| true))
-        .await
-        .map_err(|_stopped| StoreError::Closed)?
-}
-
 async fn find_orphans(
     catalog: &Catalog,
-    blobs: &LocalBlobs,
+    blobs: &Blobs,
     options: Options,
     now: UnixMillis,
     report: &mut Report,
 ) -> Result<(), StoreError> {
-    let listed = {
-        let blobs = blobs.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut all = Vec::new();
-            blobs.each(|key, bytes| all.push((key, bytes))).map(|()| all)
-        })
-        .await
-        .map_err(|_stopped| StoreError::Closed)??
-    };
-    for (key, bytes) in listed {
-        let young = key.minted_at().0 > now.0 - YOUNG_MS;
-        if (young && !options.repair) || catalog.knows_blob(key.clone()).await? {
-            continue;
+    let mut listed = blobs.list();
+    while let Some(page) = listed.next().await? {
+        for blob in page {
+            check_orphan(catalog, blobs, options, now, blob, report).await?;
         }
-        if options.repair {
-            blobs.purge(&key)?;
-        }
-        report.orphan_bytes += bytes;
-        report.orphans.push(key);
     }
+    Ok(())
+}
+
+async fn check_orphan(
+    catalog: &Catalog,
+    blobs: &Blobs,
+    options: Options,
+    now: UnixMillis,
+    (key, bytes): (BlobKey, u64),
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let young = key.minted_at().0 > now.0 - YOUNG_MS;
+    if (young && !options.repair) || catalog.knows_blob(key.clone()).await? {
+        return Ok(());
+    }
+    if options.repair {
+        blobs.purge(&key).await?;
+    }
+    report.orphan_bytes += bytes;
+    report.orphans.push(key);
     Ok(())
 }

@@ -11,7 +11,10 @@ pub mod datadir;
 pub mod error;
 pub mod fsck;
 
-pub use blobs::{BLOB_BLOCK_BYTES, BlobReader, BlobSum, LocalBlobs, TempBlob};
+pub use blobs::{
+    BLOB_BLOCK_BYTES, BlobList, BlobReader, BlobStream, BlobSum, Blobs, LocalBlobs, Pace, S3Blobs,
+    S3Checksum, S3Facts, S3Fault, S3Options, S3Setting, S3Unchecked, TempBlob,
+};
 pub use catalog::admin;
 pub use catalog::{
     BookFault, Caller, Catalog, CommitOutcome, DeleteCause, DeleteOutcome, FirstAnswer, Job,

@@ -5,7 +5,6 @@ pub mod balancer;
 pub mod garage;
 pub mod http;
 pub mod place;
-pub mod postgres;
 pub mod proxy;
 pub mod random;
 pub mod redis;

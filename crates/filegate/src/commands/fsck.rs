@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 use filegate_store::fsck::{Options, Report, fsck};
-use filegate_store::{BookFault, Catalog, DataDir, LocalBlobs, Reserve, StoreError};
+use filegate_store::{Blobs, BookFault, Catalog, DataDir, Reserve, StoreError};
 use filegate_types::{Clock as _, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -56,7 +56,7 @@ async fn check_at(directory: &Path, options: Options, printer: &Printer) -> Resu
     let usage = |error: StoreError| Failure::Usage(format!("{:#}", anyhow::Error::from(error)));
     let dir = DataDir::open_existing(directory).map_err(usage)?;
     let _lock = if options.repair { Some(dir.lock().map_err(usage)?) } else { None };
-    let blobs = LocalBlobs::of(&dir);
+    let blobs = Blobs::local(&dir);
     let catalog =
         Catalog::open(&dir, Arc::new(Reserve::of(&dir))).context("cannot open the catalog")?;
     let total = catalog.counts().await.context("cannot count the files")?.files;

@@ -19,10 +19,17 @@ struct Backup {
     directory: PathBuf,
 }
 
+/// What is to be done where there is no data directory to snapshot.
+const NOT_HERE: &str = "the bytes are on S3, which a snapshot of the data directory does not hold: back \
+    up the database (pg_dump), and turn on versioning or replication of the bucket";
+
 /// Makes the snapshot, then its audit row and first answer. A crash between leaves a snapshot that is
 /// whole and not in the audit log.
 pub(super) async fn make(ask: &Ask, action: &'static str, again: Option<&Repeatable>) -> Answered {
     let target = ask.json::<Backup>()?.directory;
+    let Some(blobs) = ask.app.blobs.as_local().cloned() else {
+        return Err(Problem::conflict(NOT_HERE));
+    };
     if let Err(why) = backup::refuse(&target) {
         return Err(Problem::invalid("directory", why));
     }
@@ -33,7 +40,7 @@ pub(super) async fn make(ask: &Ask, action: &'static str, again: Option<&Repeata
         });
         return Ok(dry(reply));
     }
-    let (blobs, into) = (ask.app.blobs.clone(), target.clone());
+    let into = target.clone();
     let catalog = ask.app.catalog.path().to_owned();
     let made = ask.app.tasks.blocking(move || backup::make(&catalog, &blobs, &into));
     let made = made.await.map_err(|_panic| Problem::internal())??;

@@ -45,6 +45,9 @@ const SHRINK_EVERY: Duration = Duration::from_mins(1);
 /// disk most of the time, and share its syncs.
 const WAITING_FOR_DISK: usize = 8;
 
+/// Uploads whose bytes go to S3 at a time: they wait for the network, a small one for some 50 ms.
+const LANDINGS: usize = 128;
+
 /// Whose limit it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
@@ -71,6 +74,7 @@ pub(crate) struct Gate {
     shared: Option<Shared>,
     places: Places,
     turns: FairSemaphore,
+    landings: FairSemaphore,
 }
 
 impl Gate {
@@ -89,6 +93,7 @@ impl Gate {
             places: Places::new(places, config.limits.upload_wait.0),
             // As many waiters as uploads: what was received whole is never turned away here.
             turns: FairSemaphore::new(turns, turns, places),
+            landings: FairSemaphore::new(LANDINGS, LANDINGS, places),
         }
     }
 
@@ -180,11 +185,17 @@ impl Gate {
 
     /// The account's turn to use processor and disk.
     pub(crate) async fn turn(&self, account: AccountId) -> Result<Permit, ApiError> {
-        self.turns.acquire(account).await.map_err(|fair::QueueFull| {
-            ApiError::detailed(ErrorCode::RateLimit, "too many uploads of this account wait")
-                .retry_after(1)
-        })
+        self.turns.acquire(account).await.map_err(queue_full)
     }
+
+    /// The account's turn to send bytes to S3.
+    pub(crate) async fn landing(&self, account: AccountId) -> Result<Permit, ApiError> {
+        self.landings.acquire(account).await.map_err(queue_full)
+    }
+}
+
+fn queue_full(fair::QueueFull: fair::QueueFull) -> ApiError {
+    ApiError::detailed(ErrorCode::RateLimit, "too many uploads of this account wait").retry_after(1)
 }
 
 /// Counts the bytes of a body of unknown length; they are charged when it is settled or dropped,

@@ -5,6 +5,7 @@
 //! first: a wrong 200 is never whole.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -12,14 +13,14 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use filegate_store::{BlobReader, StoreError};
+use filegate_store::{BlobReader, BlobStream, S3Blobs, StoreError};
 use filegate_types::{
     AccountId, ApiError, Call, ErrorCode, FileId, FileRecord, FileState, Principal,
 };
 use futures_util::stream;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
@@ -30,8 +31,12 @@ use super::layer::Trace;
 use super::range::{self, Ranges};
 use super::{auth, query_file_id, reply};
 use crate::app::{App, random};
+use crate::config::DownloadMode;
 use crate::gate::purposes;
 use crate::pay;
+
+/// How long a URL works that a link is sent on to: it is used at once.
+const REDIRECT_LIFE: Duration = Duration::from_mins(5);
 
 static REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
@@ -98,12 +103,7 @@ pub(super) async fn serve(
     if let Some(principal) = principal {
         purposes::check(principal, &record.purpose)?;
     }
-    if record.damaged_at.is_some() {
-        return Err(reply::store_failed(&StoreError::Damaged(record.blob_key.to_string())));
-    }
-    if let Some(held) = held_back(&record) {
-        return Err(held);
-    }
+    check_given_out(&record)?;
     let etag = format!("\"{}\"", filegate_types::hex(&record.sha256));
     if none_match(headers, &etag) {
         return Ok(head(StatusCode::NOT_MODIFIED, &record, &etag, Body::empty()));
@@ -120,18 +120,66 @@ pub(super) async fn serve(
         insert(&mut response, CONTENT_RANGE, &format!("bytes */{}", record.bytes));
         return Ok(response);
     }
-    let (blobs, key, bytes) = (app.blobs.clone(), record.blob_key.clone(), record.bytes);
-    let opened = app.tasks.blocking(move || blobs.open(&key, bytes, block_sums)).await;
-    let reader = opened.unwrap_or(Err(StoreError::Closed));
-    let reader = Arc::new(reader.map_err(|error| reply::store_failed(&error))?);
-    if let Some(principal) = principal
-        && request.method == Method::GET
-    {
-        let bytes = ranges.bytes(record.bytes);
+    let opened = app.blobs.open(&record.blob_key, record.bytes, block_sums).await;
+    let reader = opened.map_err(|error| reply::store_failed(&error))?;
+    let answer = Answer::of(&record, ranges);
+    if request.method == Method::HEAD {
+        reader.confirm().await.map_err(|error| reply::store_failed(&error))?;
+        return Ok(answer.respond(&record, &etag, Body::empty()));
+    }
+    let bytes = answer.content_bytes();
+    let mut sender = Sender::new(reader, &answer);
+    // The first block before the head: a damaged one is still answered with an error, and costs nothing.
+    let first = sender.next().await.map_err(|error| reply::store_failed(&error))?;
+    if let Some(principal) = principal {
         pay::for_read(app, principal, Call::Content, Some(&record), bytes).await?;
     }
     metrics::counter!("filegate_downloads_total").increment(1);
-    respond(app, &record, &etag, reader, ranges).await
+    Ok(answer.respond(&record, &etag, sender.body(first)))
+}
+
+/// The store that hands the content out itself, if that is the setting.
+pub(super) fn redirected(app: &App) -> Option<&S3Blobs> {
+    app.blobs.as_s3().filter(|_| app.config.downloads.mode == DownloadMode::Redirect)
+}
+
+/// A URL of the store's for the content, which comes as ours would.
+pub(super) async fn presign(
+    s3: &S3Blobs,
+    record: &FileRecord,
+    life: Duration,
+) -> Result<String, ApiError> {
+    let disposition = disposition(&record.filename);
+    let signed = s3.presign(&record.blob_key, &disposition, &record.media_type, life).await;
+    signed.map_err(|error| reply::store_failed(&error))
+}
+
+/// Sends the holder of a link to the store.
+pub(super) async fn redirect(
+    app: &Arc<App>,
+    s3: &S3Blobs,
+    account: AccountId,
+    file_id: FileId,
+) -> Result<Response, ApiError> {
+    let found = app.catalog.file(account, file_id, app.clock.now()).await;
+    let found = found.map_err(|error| reply::store_failed(&error))?;
+    let record = found.ok_or_else(ApiError::file_not_found)?;
+    check_given_out(&record)?;
+    let url = presign(s3, &record, REDIRECT_LIFE.min(app.config.downloads.link_life.0)).await?;
+    metrics::counter!("filegate_downloads_total").increment(1);
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::FOUND;
+    insert(&mut response, LOCATION, &url);
+    insert(&mut response, CACHE_CONTROL, "private, no-store");
+    Ok(response)
+}
+
+/// Refuses what is damaged or held back.
+fn check_given_out(record: &FileRecord) -> Result<(), ApiError> {
+    if record.damaged_at.is_some() {
+        return Err(reply::store_failed(&StoreError::Damaged(record.blob_key.to_string())));
+    }
+    held_back(record).map_or(Ok(()), Err)
 }
 
 /// Why the content is not given out, if it is not.
@@ -144,63 +192,56 @@ fn held_back(record: &FileRecord) -> Option<ApiError> {
     Some(ApiError::detailed(ErrorCode::Sensitive, why))
 }
 
-async fn respond(
-    app: &Arc<App>,
-    record: &FileRecord,
-    etag: &str,
-    reader: Arc<BlobReader>,
-    ranges: Ranges,
-) -> Result<Response, ApiError> {
-    let len = record.bytes;
-    let media_type = record.media_type.clone();
-    let (status, pieces, content_type, content_range) = match ranges {
-        Ranges::Parts(parts) if parts.len() == 1 => {
-            let (first, last) = parts[0];
-            let shown = format!("bytes {first}-{last}/{len}");
-            (
-                StatusCode::PARTIAL_CONTENT,
-                vec![Piece::File(first, last + 1)],
-                media_type,
-                Some(shown),
-            )
-        }
-        Ranges::Parts(parts) => {
-            let boundary = format!("{:032x}", u128::from_be_bytes(random()));
-            let pieces = multipart(&parts, &boundary, &media_type, len);
-            let content_type = format!("multipart/byteranges; boundary={boundary}");
-            (StatusCode::PARTIAL_CONTENT, pieces, content_type, None)
-        }
-        Ranges::Whole | Ranges::Unsatisfiable => {
-            (StatusCode::OK, vec![Piece::File(0, len)], media_type, None)
-        }
-    };
-    let total: u64 = pieces.iter().map(Piece::len).sum();
-    let mut sender = Sender { app: Arc::clone(app), reader, pieces: pieces.into() };
-    // The first block before the head: a damaged one is still answered with an error.
-    let first = sender.next().await.map_err(|error| reply::store_failed(&error))?;
-    let rest = stream::unfold(sender, |mut sender| async move {
-        match sender.next().await {
-            Ok(Some(bytes)) => Some((Ok(bytes), sender)),
-            Ok(None) => None,
-            Err(error) => {
-                let _logged = reply::store_failed(&error);
-                Some((Err(error), sender))
+/// What is sent, and how it is called.
+struct Answer {
+    status: StatusCode,
+    pieces: Vec<Piece>,
+    content_type: String,
+    content_range: Option<String>,
+}
+
+impl Answer {
+    fn of(record: &FileRecord, ranges: Ranges) -> Self {
+        let (len, media_type) = (record.bytes, record.media_type.clone());
+        let (status, pieces, content_type, content_range) = match ranges {
+            Ranges::Parts(parts) if parts.len() == 1 => {
+                let (first, last) = parts[0];
+                let shown = format!("bytes {first}-{last}/{len}");
+                let pieces = vec![Piece::File(first, last + 1)];
+                (StatusCode::PARTIAL_CONTENT, pieces, media_type, Some(shown))
             }
-        }
-    });
-    let first = stream::iter(first.map(Ok::<_, StoreError>));
-    let body = Body::from_stream(futures_util::StreamExt::chain(first, rest));
-    let mut response = head(status, record, etag, body);
-    insert(&mut response, CONTENT_TYPE, &content_type);
-    insert(&mut response, CONTENT_LENGTH, &total.to_string());
-    if let Some(content_range) = content_range {
-        insert(&mut response, CONTENT_RANGE, &content_range);
+            Ranges::Parts(parts) => {
+                let boundary = format!("{:032x}", u128::from_be_bytes(random()));
+                let pieces = multipart(&parts, &boundary, &media_type, len);
+                let content_type = format!("multipart/byteranges; boundary={boundary}");
+                (StatusCode::PARTIAL_CONTENT, pieces, content_type, None)
+            }
+            Ranges::Whole | Ranges::Unsatisfiable => {
+                (StatusCode::OK, vec![Piece::File(0, len)], media_type, None)
+            }
+        };
+        Self { status, pieces, content_type, content_range }
     }
-    Ok(response)
+
+    /// Bytes of the file in it.
+    fn content_bytes(&self) -> u64 {
+        self.pieces.iter().filter(|piece| matches!(piece, Piece::File(..))).map(Piece::len).sum()
+    }
+
+    fn respond(&self, record: &FileRecord, etag: &str, body: Body) -> Response {
+        let total: u64 = self.pieces.iter().map(Piece::len).sum();
+        let mut response = head(self.status, record, etag, body);
+        insert(&mut response, CONTENT_TYPE, &self.content_type);
+        insert(&mut response, CONTENT_LENGTH, &total.to_string());
+        if let Some(content_range) = &self.content_range {
+            insert(&mut response, CONTENT_RANGE, content_range);
+        }
+        response
+    }
 }
 
 /// A stretch of an answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Piece {
     /// Bytes of the file, from the first to before the second.
     File(u64, u64),
@@ -231,35 +272,52 @@ fn multipart(parts: &[(u64, u64)], boundary: &str, media_type: &str, len: u64) -
     pieces
 }
 
-/// Reads an answer's pieces, a block at a time, each on a thread that may block.
+/// Reads an answer's pieces, a block at a time.
 struct Sender {
-    app: Arc<App>,
-    reader: Arc<BlobReader>,
+    reader: BlobReader,
     pieces: std::collections::VecDeque<Piece>,
+    /// The stretch of the file that is being read.
+    stretch: Option<BlobStream>,
 }
 
 impl Sender {
+    fn new(reader: BlobReader, answer: &Answer) -> Self {
+        Self { reader, pieces: answer.pieces.clone().into(), stretch: None }
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let (start, end) = loop {
+        loop {
+            if let Some(stretch) = &mut self.stretch {
+                match stretch.next().await? {
+                    Some(block) => return Ok(Some(block)),
+                    None => self.stretch = None,
+                }
+            }
             match self.pieces.pop_front() {
                 None => return Ok(None),
                 Some(Piece::Literal(bytes)) => return Ok(Some(bytes)),
-                Some(Piece::File(start, end)) if start < end => break (start, end),
-                Some(Piece::File(..)) => {}
+                Some(Piece::File(start, end)) => {
+                    self.stretch = Some(self.reader.stream(start, end));
+                }
             }
-        };
-        let reader = Arc::clone(&self.reader);
-        let read = self.app.tasks.blocking(move || reader.block_at(start)).await;
-        let (block_start, block) = read.unwrap_or(Err(StoreError::Closed))?;
-        let block = Bytes::from(block);
-        let from = (start - block_start) as usize;
-        let to = ((end - block_start) as usize).min(block.len());
-        let sent = block.slice(from..to);
-        let reached = block_start + to as u64;
-        if reached < end {
-            self.pieces.push_front(Piece::File(reached, end));
         }
-        Ok(Some(sent))
+    }
+
+    /// All of it, of which `first` is read already.
+    fn body(self, first: Option<Bytes>) -> Body {
+        let rest = stream::unfold(Some(self), |sender| async move {
+            let mut sender = sender?;
+            match sender.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(sender))),
+                Ok(None) => None,
+                Err(error) => {
+                    let _logged = reply::store_failed(&error);
+                    Some((Err(error), None))
+                }
+            }
+        });
+        let first = stream::iter(first.map(Ok::<_, StoreError>));
+        Body::from_stream(futures_util::StreamExt::chain(first, rest))
     }
 }
 

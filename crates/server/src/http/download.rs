@@ -29,6 +29,7 @@ use crate::links::LinkError;
     responses(
         (status = 200, description = "The bytes", content_type = "application/octet-stream"),
         (status = 206, description = "The ranges that were asked for"),
+        (status = 302, description = "Where the store has the bytes, with downloads = \"redirect\""),
         (status = 403, description = "Not a link of ours, or one that has ended"),
         (status = 404, description = "The file is gone"),
     ),
@@ -53,7 +54,11 @@ pub(super) async fn handler(
         Err(LinkError::Forged) => return forbidden("the link is not valid"),
         Err(LinkError::Expired) => return forbidden("the link has ended; retrieve the file again"),
     };
-    content::serve(&app, account, None, file_id, &parts).await.unwrap_or_else(|error| {
+    let served = match content::redirected(&app) {
+        Some(s3) => content::redirect(&app, s3, account, file_id).await,
+        None => content::serve(&app, account, None, file_id, &parts).await,
+    };
+    served.unwrap_or_else(|error| {
         let status = StatusCode::from_u16(error.http_status());
         reply::fault(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &error)
     })

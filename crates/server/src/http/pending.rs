@@ -1,5 +1,6 @@
 //! `GET /d/pending/{blob_key}`: the bytes of an upload that is being decided, for the moderation
-//! webhook. Only while they lie in `tmp/`, and only with the link that the webhook was given.
+//! webhook. Only with the link that the webhook was given, which ends with the question; from a data
+//! directory only while they lie in `tmp/`, from S3 by any replica.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,6 +13,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
+use filegate_store::{S3Unchecked, StoreError};
 use filegate_types::{ApiError, BlobKey, ErrorCode};
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
@@ -44,23 +46,45 @@ async fn handler(
         Err(LinkError::Forged) => return forbidden("the link is not valid"),
         Err(LinkError::Expired) => return forbidden("the link has ended"),
     }
-    let blobs = app.blobs.clone();
+    if let Some(s3) = app.blobs.as_s3() {
+        return match s3.unchecked(&key).await {
+            Ok(Some((bytes, found))) => with_head(from_store(found), bytes),
+            Ok(None) => reply::fault(StatusCode::NOT_FOUND, &ApiError::file_not_found()),
+            Err(error) => unavailable(&error),
+        };
+    }
+    let Some(blobs) = app.blobs.as_local().cloned() else {
+        return forbidden("the link is not valid");
+    };
     let opened = app.tasks.blocking(move || {
         let Some(file) = blobs.open_pending(&key)? else { return Ok(None) };
-        let bytes = file
-            .metadata()
-            .map_err(|e| filegate_store::StoreError::io("looking at an upload", e))?
-            .len();
+        let bytes = file.metadata().map_err(|e| StoreError::io("looking at an upload", e))?.len();
         Ok(Some((file, bytes)))
     });
-    match opened.await.unwrap_or(Err(filegate_store::StoreError::Closed)) {
+    match opened.await.unwrap_or(Err(StoreError::Closed)) {
         Ok(Some((file, bytes))) => respond(app, file, bytes),
         Ok(None) => reply::fault(StatusCode::NOT_FOUND, &ApiError::file_not_found()),
-        Err(error) => {
-            let error = reply::store_failed(&error);
-            reply::fault(StatusCode::SERVICE_UNAVAILABLE, &error)
-        }
+        Err(error) => unavailable(&error),
     }
+}
+
+fn unavailable(error: &StoreError) -> Response {
+    reply::fault(StatusCode::SERVICE_UNAVAILABLE, &reply::store_failed(error))
+}
+
+/// The bytes as the bucket has them: the row that knows their sums is not there yet.
+fn from_store(found: S3Unchecked) -> Body {
+    Body::from_stream(stream::unfold(Some(found), |found| async move {
+        let mut found = found?;
+        match found.next().await {
+            Ok(Some(piece)) => Some((Ok(piece), Some(found))),
+            Ok(None) => None,
+            Err(error) => {
+                let _logged = reply::store_failed(&error);
+                Some((Err(error), None))
+            }
+        }
+    }))
 }
 
 /// The bytes. The file is whole, and what is open stays readable when the upload lands or goes.
@@ -82,7 +106,11 @@ fn respond(app: Arc<App>, file: File, bytes: u64) -> Response {
             }
         }
     });
-    let mut response = Response::new(Body::from_stream(pieces));
+    with_head(Body::from_stream(pieces), bytes)
+}
+
+fn with_head(body: Body, bytes: u64) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

@@ -108,6 +108,10 @@ pub(crate) fn store_failed(error: &StoreError) -> ApiError {
             tracing::error!(error = cause, "store.damaged");
             ApiError::detailed(ErrorCode::Internal, "the stored copy is damaged")
         }
+        StoreError::Unavailable { .. } => {
+            tracing::error!(error = cause, "store.unavailable");
+            ApiError::plain(ErrorCode::Internal).retry_after(5)
+        }
         _ => {
             tracing::error!(error = cause, "store.failed");
             ApiError::plain(ErrorCode::Internal).retry_after(5)

@@ -10,7 +10,7 @@ use http::header::HOST;
 use http::request::Parts;
 
 use super::layer::Trace;
-use super::{auth, query_file_id, reply};
+use super::{auth, content, query_file_id, reply};
 use crate::app::App;
 use crate::gate::purposes;
 use crate::pay;
@@ -49,13 +49,15 @@ async fn retrieve(app: &App, trace: &Trace, request: &Parts) -> Result<FileObjec
         found.map_err(|e| reply::store_failed(&e))?.ok_or_else(ApiError::file_not_found)?;
     purposes::check(&principal, &record.purpose)?;
     pay::for_read(app, &principal, Call::Retrieve, Some(&record), 0).await?;
-    Ok(FileObject {
-        // What is held back has nothing to download.
-        download_url: (record.state == FileState::Ready)
-            .then(|| download_url(app, request, &record)),
-        media: Some(record.media.clone()),
-        ..record.to_wire()
-    })
+    // What is held back has nothing to download.
+    let download_url = match (record.state, content::redirected(app)) {
+        (FileState::Ready, None) => Some(download_url(app, request, &record)),
+        (FileState::Ready, Some(s3)) if record.damaged_at.is_none() => {
+            Some(content::presign(s3, &record, app.config.downloads.link_life.0).await?)
+        }
+        _ => None,
+    };
+    Ok(FileObject { download_url, media: Some(record.media.clone()), ..record.to_wire() })
 }
 
 /// The absolute signed URL of a file's content.

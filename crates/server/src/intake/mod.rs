@@ -23,6 +23,7 @@
 
 mod form;
 mod inspect;
+mod land;
 mod quota;
 mod repeat;
 mod spool;
@@ -51,6 +52,7 @@ use inspect::Inspected;
 use repeat::Repeatable;
 
 pub use inspect::inspect_file;
+pub(crate) use land::land;
 pub(crate) use spool::{Source, Spool};
 
 /// What an upload came to.
@@ -207,16 +209,16 @@ async fn finish(
         return Ok(Uploaded::Validated(Box::new(checked)));
     }
 
-    // Landing and committing use the disk as examining uses the processor.
-    let _turn = app.gate.turn(principal.account_id).await?;
-    let landing = Instant::now();
-    let key = guard.begin().await?;
-    let blobs = app.blobs.clone();
-    // Before it is known: a landing that fails half-way may leave the blob for the guard to purge.
-    guard.landed = true;
-    let landed = app.tasks.blocking(move || spool.land(&blobs, key)).await;
-    let sum = landed.map_err(|_panic| ErrorCode::Unknown)?.map_err(|e| store_failed(&e))?;
-    stage("land", landing);
+    // On the disk, landing and committing share one turn.
+    let mut turn = None;
+    if app.blobs.as_local().is_some() {
+        turn = Some(app.gate.turn(principal.account_id).await?);
+    }
+    let sum = land(&app, &principal, &mut guard, spool).await?.into_sum();
+    let _turn = match turn {
+        Some(turn) => turn,
+        None => app.gate.turn(principal.account_id).await?,
+    };
 
     let committing = Instant::now();
     let now = app.clock.now();
@@ -299,6 +301,17 @@ fn id_bits() -> [u16; 8] {
     std::array::from_fn(|i| u16::from_be_bytes([bytes[2 * i], bytes[2 * i + 1]]))
 }
 
+/// How far an upload's bytes have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Landing {
+    /// Nothing is in the store.
+    Never,
+    /// Something may be, or come to be: a request whose answer was lost can arrive later.
+    Begun,
+    /// All of it is.
+    Done,
+}
+
 /// The upload's row and blob key. Dropped before [`commit`](Self::commit) it removes what there is.
 pub(crate) struct UploadGuard {
     app: Arc<App>,
@@ -306,7 +319,7 @@ pub(crate) struct UploadGuard {
     api_key: KeyId,
     key: Option<BlobKey>,
     lease_until: UnixMillis,
-    landed: bool,
+    landing: Landing,
     /// Whether nothing is held for it.
     free: bool,
     /// As far as it is known.
@@ -323,7 +336,7 @@ impl UploadGuard {
             api_key: principal.key_id,
             key: None,
             lease_until: UnixMillis(0),
-            landed: false,
+            landing: Landing::Never,
             free: false,
             purpose: None,
             bytes_max: Bytes(app.config.largest_file()),
@@ -399,10 +412,13 @@ impl UploadGuard {
             Err(error) => {
                 if matches!(
                     error,
-                    StoreError::Poisoned | StoreError::Closed | StoreError::Catalog { .. }
+                    StoreError::Poisoned
+                        | StoreError::Closed
+                        | StoreError::Catalog { .. }
+                        | StoreError::Unavailable { .. }
                 ) {
-                    // Whether the row is on disk is not known: the blob must stay for it. The
-                    // next start finds out, and the reaper purges it if the row is not there.
+                    // Whether the row is there is not known: the blob must stay for it. If it is not,
+                    // the reaper finds the upload when its lease has ended, or at the next start.
                     self.key = None;
                 }
                 Err(store_failed(&error))
@@ -425,13 +441,15 @@ impl Drop for UploadGuard {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
         let app = Arc::clone(&self.app);
-        let landed = self.landed;
+        let landing = self.landing;
         self.app.tasks.spawn(async move {
-            if landed {
-                let (blobs, purged) = (app.blobs.clone(), key.clone());
-                let purge = app.tasks.blocking(move || blobs.purge(&purged)).await;
-                if !matches!(purge, Ok(Ok(()))) {
-                    // The row stays, so the reaper tries again when the lease has ended.
+            // Where a step fails the row stays, so the reaper tries again when the lease has ended.
+            if landing != Landing::Never && app.blobs.purge(&key).await.is_err() {
+                return;
+            }
+            if landing == Landing::Begun && app.blobs.as_s3().is_some() {
+                let later = app.clock.now().plus(app.config.jobs.upload_lease.0);
+                if app.catalog.purge_orphan(key.clone(), later).await.is_err() {
                     return;
                 }
             }

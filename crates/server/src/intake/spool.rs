@@ -8,7 +8,7 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 use filegate_store::blobs::Summer;
-use filegate_store::{BlobSum, LocalBlobs, StoreError, TempBlob};
+use filegate_store::{BlobSum, Blobs, StoreError, TempBlob};
 use filegate_types::{ApiError, BlobKey, ErrorCode};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
@@ -38,6 +38,8 @@ enum Disk {
     Writing(JoinHandle<(Result<TempBlob, StoreError>, Vec<u8>)>),
     /// All pieces so far are written.
     Settled(Box<TempBlob>),
+    /// All of it is in the store.
+    Landed(Box<BlobSum>),
     /// A write failed; the upload is over.
     Failed,
 }
@@ -98,7 +100,7 @@ impl Spool {
                 let (written, buffer) = writer.await.map_err(|_panic| ErrorCode::Unknown)?;
                 Ok((Some(written.map_err(|error| store_failed(&error))?), buffer))
             }
-            Disk::Failed => Err(ErrorCode::Internal.into()),
+            Disk::Landed(_) | Disk::Failed => Err(ErrorCode::Internal.into()),
         }
     }
 
@@ -121,10 +123,11 @@ impl Spool {
         Ok(())
     }
 
-    /// The whole file, from its start. Blocks. Only after [`flush`](Self::flush).
+    /// The whole file, from its start. Blocks. Only after [`flush`](Self::flush) and before it lands.
     pub(crate) fn source(&mut self) -> Result<Source<'_>, StoreError> {
         match &mut self.disk {
             Disk::Settled(temp) => Ok(Source::File(temp.reader()?)),
+            Disk::Landed(_) => Err(StoreError::Closed),
             _ => Ok(Source::Memory(Cursor::new(&self.piece))),
         }
     }
@@ -139,13 +142,14 @@ impl Spool {
     pub(crate) fn sha256(&self) -> [u8; 32] {
         match &self.disk {
             Disk::Settled(temp) => temp.sha256(),
+            Disk::Landed(sum) => sum.sha256,
             _ => Sha256::digest(&self.piece).into(),
         }
     }
 
     /// The same file, in `tmp/` under `key` even if it is small. Blocks. Only after
     /// [`flush`](Self::flush).
-    pub(crate) fn on_disk(mut self, blobs: &LocalBlobs, key: BlobKey) -> Result<Self, StoreError> {
+    pub(crate) fn on_disk(mut self, blobs: &Blobs, key: BlobKey) -> Result<Self, StoreError> {
         if matches!(self.disk, Disk::Unused) {
             let mut temp = blobs.create(key)?;
             temp.write(&self.piece)?;
@@ -155,24 +159,33 @@ impl Spool {
         Ok(self)
     }
 
-    /// Makes the file durable under `key`. Blocks.
-    pub(super) fn land(self, blobs: &LocalBlobs, key: BlobKey) -> Result<BlobSum, StoreError> {
-        if let Disk::Settled(temp) = self.disk {
-            return temp.land();
-        }
-        let mut temp = blobs.create(key)?;
-        temp.write(&self.piece)?;
-        temp.land()
+    /// Makes the file durable under `key`, once. Only after [`flush`](Self::flush).
+    pub(super) async fn land(self, blobs: &Blobs, key: BlobKey) -> Result<Self, StoreError> {
+        let Self { piece, bytes, disk } = self;
+        let sum = match disk {
+            Disk::Landed(sum) => *sum,
+            Disk::Settled(temp) => blobs.land(*temp).await?,
+            _ => blobs.land_whole(key, piece).await?,
+        };
+        Ok(Self { piece: Vec::new(), bytes, disk: Disk::Landed(Box::new(sum)) })
     }
 
-    /// The sums, keeping nothing.
+    /// Whether it is in the store.
+    pub(super) fn has_landed(&self) -> bool {
+        matches!(self.disk, Disk::Landed(_))
+    }
+
+    /// The sums; what has not landed is not kept.
     pub(super) fn into_sum(self) -> BlobSum {
-        if let Disk::Settled(temp) = self.disk {
-            return temp.into_sum();
+        match self.disk {
+            Disk::Landed(sum) => *sum,
+            Disk::Settled(temp) => temp.into_sum(),
+            _ => {
+                let mut summer = Summer::default();
+                summer.update(&self.piece);
+                summer.finish()
+            }
         }
-        let mut summer = Summer::default();
-        summer.update(&self.piece);
-        summer.finish()
     }
 }
 

@@ -8,6 +8,7 @@
 //! | counts | writes down calls that were counted in memory | they are taken out of memory first |
 //! | storage | charges accounts for each UTC day | an account is charged once for a day |
 //! | answers | forgets first answers after a day | deleting again deletes nothing |
+//! | unfinished | removes the parts of uploads to S3 that a crash left | absent is success |
 //! | scrub | re-reads every blob, see [`scrub`] | it only marks |
 
 mod scrub;
@@ -16,11 +17,19 @@ mod storage;
 use std::sync::Arc;
 use std::time::Duration;
 
-use filegate_store::{Job, JobKind, StoreError};
+use filegate_store::{Job, JobKind, S3Blobs, StoreError};
 use filegate_types::BlobKey;
+use futures_util::stream::{self, StreamExt as _};
 
 use crate::app::App;
 use crate::pay;
+
+/// Blobs purged at a time.
+const PURGES: usize = 16;
+/// How often uploads in parts that a crash left are looked for.
+const UNFINISHED_EVERY: Duration = Duration::from_hours(1);
+/// An upload in parts whose blob is younger may be one that is just landing.
+const UNFINISHED_AGE: Duration = Duration::from_hours(1);
 
 /// Rows taken at a time.
 pub(crate) const BATCH: u32 = 500;
@@ -31,6 +40,31 @@ const BACKOFF_MAX: Duration = Duration::from_mins(10);
 pub(crate) fn start(app: &Arc<App>) {
     app.tasks.spawn(run(Arc::clone(app)));
     app.tasks.spawn(scrub::run(Arc::clone(app)));
+    app.tasks.spawn(unfinished(Arc::clone(app)));
+}
+
+async fn unfinished(app: Arc<App>) {
+    let Some(s3) = app.blobs.as_s3().cloned() else { return };
+    loop {
+        if let Err(error) = abort_unfinished(&app, &s3).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "jobs.unfinished.failed");
+        }
+        tokio::select! {
+            () = app.tasks.stopping() => return,
+            () = tokio::time::sleep(UNFINISHED_EVERY) => {}
+        }
+    }
+}
+
+/// Removes parts that no upload in progress is of. Its row comes before them and goes after.
+async fn abort_unfinished(app: &App, s3: &S3Blobs) -> Result<(), StoreError> {
+    for upload in s3.unfinished(app.clock.now().minus(UNFINISHED_AGE)).await? {
+        if !app.catalog.knows_blob(upload.key.clone()).await? {
+            s3.abort(&upload).await?;
+            tracing::info!(blob = %upload.key, "jobs.unfinished.aborted");
+        }
+    }
+    Ok(())
 }
 
 async fn run(app: Arc<App>) {
@@ -76,20 +110,17 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
 }
 
 async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<(), StoreError> {
-    let blobs = app.blobs.clone();
-    let purged = app.tasks.blocking(move || {
-        let one = |job: Job| {
-            let JobKind::PurgeBlob = job.kind;
-            let result = match job.target.parse::<BlobKey>() {
-                Ok(key) => blobs.purge(&key),
-                Err(_) => Err(StoreError::Damaged(job.target.clone())),
-            };
-            (job, result)
+    let purge_one = |job: Job| async move {
+        let JobKind::PurgeBlob = job.kind;
+        let result = match job.target.parse::<BlobKey>() {
+            Ok(key) => app.blobs.purge(&key).await,
+            Err(_) => Err(StoreError::Damaged(job.target.clone())),
         };
-        jobs.into_iter().map(one).collect::<Vec<_>>()
-    });
+        (job, result)
+    };
+    let mut purged = stream::iter(jobs.into_iter().map(purge_one)).buffer_unordered(PURGES);
     let mut done = Vec::new();
-    for (job, result) in purged.await.map_err(|_panic| StoreError::Closed)? {
+    while let Some((job, result)) = purged.next().await {
         let outcome = if result.is_ok() { "done" } else { "failed" };
         metrics::counter!("filegate_jobs_total", "kind" => job.kind.name(), "outcome" => outcome)
             .increment(1);

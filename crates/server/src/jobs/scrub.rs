@@ -4,10 +4,9 @@
 //! Where it is stands in the catalog, so a restart goes on from there.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use filegate_store::StoreError;
+use filegate_store::{Pace, StoreError};
 use filegate_types::{BlobKey, FileRecord};
 
 use crate::app::App;
@@ -57,26 +56,13 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
 }
 
 async fn check(app: &Arc<App>, file: FileRecord) -> Result<(), StoreError> {
-    let (blobs, key) = (app.blobs.clone(), file.blob_key.clone());
-    let (rate, tasks) = (app.config.jobs.scrub_rate.0, app.tasks.clone());
-    let read = app.tasks.blocking(move || {
-        let (started, mut read) = (Instant::now(), 0u64);
-        blobs.digest(&key, |bytes| {
-            read += bytes as u64;
-            metrics::counter!("filegate_scrub_bytes_total").increment(bytes as u64);
-            let due = Duration::from_secs_f64(read as f64 / rate as f64);
-            // Short naps, so that a shutdown is not kept waiting.
-            while let Some(early) = due.checked_sub(started.elapsed())
-                && !early.is_zero()
-                && !tasks.is_stopping()
-            {
-                thread::sleep(early.min(Duration::from_millis(100)));
-            }
-            !tasks.is_stopping()
-        })
-    });
-    let found = read.await.map_err(|_panic| StoreError::Closed)??;
-    if found == Some((file.bytes, file.sha256)) || file.damaged_at.is_some() {
+    let whole = Some((file.bytes, file.sha256));
+    if read(app, &file.blob_key).await? == whole || file.damaged_at.is_some() {
+        return Ok(());
+    }
+    // Memory or a network may have changed the bytes on their way here: damage is what is found twice.
+    if read(app, &file.blob_key).await? == whole {
+        tracing::warn!(blob = %file.blob_key, "scrub.differed: whole when it was read again");
         return Ok(());
     }
     let now = app.clock.now();
@@ -90,22 +76,38 @@ async fn check(app: &Arc<App>, file: FileRecord) -> Result<(), StoreError> {
     app.catalog.mark_damaged(file.file_id, Some(now)).await
 }
 
+/// Reads a blob at the rate of the settings.
+async fn read(app: &Arc<App>, key: &BlobKey) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+    let (rate, tasks) = (app.config.jobs.scrub_rate.0, app.tasks.clone());
+    let (started, mut read) = (Instant::now(), 0u64);
+    let pace = move |bytes: usize| {
+        read += bytes as u64;
+        metrics::counter!("filegate_scrub_bytes_total").increment(bytes as u64);
+        if tasks.is_stopping() {
+            return Pace::Stop;
+        }
+        let due = Duration::from_secs_f64(read as f64 / rate as f64);
+        match due.checked_sub(started.elapsed()) {
+            // Short naps, so that a shutdown is not kept waiting.
+            Some(early) if !early.is_zero() => Pace::Wait(early.min(Duration::from_millis(100))),
+            _ => Pace::Go,
+        }
+    };
+    app.blobs.digest(key, pace).await
+}
+
 async fn orphans(app: &Arc<App>) -> Result<(), StoreError> {
-    let blobs = app.blobs.clone();
     let before = app.clock.now().minus(ORPHAN_AGE);
-    let old = app.tasks.blocking(move || {
-        let mut old: Vec<BlobKey> = Vec::new();
-        let listed = blobs.each(|key, _| {
-            if key.minted_at() < before {
-                old.push(key);
+    let mut listed = app.blobs.list();
+    while let Some(page) = listed.next().await? {
+        for (key, _) in page.into_iter().filter(|(key, _)| key.minted_at() < before) {
+            if !app.catalog.knows_blob(key.clone()).await? {
+                tracing::warn!(blob = %key, "scrub.orphan: no row knows this blob; it is purged");
+                app.catalog.purge_orphan(key, app.clock.now()).await?;
             }
-        });
-        listed.map(|()| old)
-    });
-    for key in old.await.map_err(|_panic| StoreError::Closed)?? {
-        if !app.catalog.knows_blob(key.clone()).await? {
-            tracing::warn!(blob = %key, "scrub.orphan: no row knows this blob; it is purged");
-            app.catalog.purge_orphan(key, app.clock.now()).await?;
+        }
+        if app.tasks.is_stopping() {
+            return Ok(());
         }
     }
     Ok(())

@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 
 use crate::app::App;
 use crate::http::reply::store_failed;
-use crate::intake::{Spool, UploadGuard};
+use crate::intake::{self, Spool, UploadGuard};
 use clamd::{ClamdError, Scan};
 use config::{ClamdAddress, OnFailure};
 use lists::Watched;
@@ -264,9 +264,7 @@ async fn ask(
     let policy = app.config.moderation.webhook.on_failure;
     let since = Instant::now();
     let key = guard.begin().await?;
-    let (blobs, blob_key) = (app.blobs.clone(), key.clone());
-    let spilled = app.tasks.blocking(move || spool.on_disk(&blobs, blob_key)).await;
-    let spool = spilled.map_err(|_panic| ErrorCode::Unknown)?.map_err(|e| store_failed(&e))?;
+    let spool = within_reach(app, principal, guard, spool, &key).await?;
     let question = question(app, webhook, principal, &key, &spool, what);
     match tokio::time::timeout(webhook.timeout, webhook.ask(&question)).await {
         Ok(Ok(answer)) => match answer.verdict {
@@ -287,6 +285,23 @@ async fn ask(
         }
     }
     Ok(spool)
+}
+
+/// Has the bytes where the service can fetch them: in `tmp/`, or in the bucket, since its request may come to
+/// any replica.
+async fn within_reach(
+    app: &Arc<App>,
+    principal: &Principal,
+    guard: &mut UploadGuard,
+    spool: Spool,
+    key: &BlobKey,
+) -> Result<Spool, ApiError> {
+    if app.blobs.as_s3().is_some() {
+        return intake::land(app, principal, guard, spool).await;
+    }
+    let (blobs, key) = (app.blobs.clone(), key.clone());
+    let spilled = app.tasks.blocking(move || spool.on_disk(&blobs, key)).await;
+    spilled.map_err(|_panic| ErrorCode::Unknown)?.map_err(|error| store_failed(&error))
 }
 
 fn question<'a>(

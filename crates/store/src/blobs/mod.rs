@@ -1,427 +1,316 @@
 //! Blobs: the bytes of files, under keys of our own, written once.
 //!
-//! # Landing a blob, and what a crash leaves
+//! | where | what [`land`](Blobs::land) waits for | module |
+//! |---|---|---|
+//! | the data directory | fsync, rename, fsync of the directory | [`local`](LocalBlobs) |
+//! | a bucket on S3 | the store's acknowledgement | [`s3`](S3Blobs) |
 //!
-//! ```text
-//! 1 create   tmp/KEY                     crash: removed at the next start (the whole of tmp/ is)
-//! 2 write    pieces, summed on the way   crash: as above
-//! 3 fsync    tmp/KEY                     crash: as above
-//! 4 rename   tmp/KEY -> blobs/xx/KEY     crash: a whole blob without a file row. Its upload row is
-//! 5 fsync    blobs/xx                    still there, so the reaper purges it; if the power cut took
-//!                                        that row too, `fsck --repair` does
-//! ```
-//!
-//! Only after step 5 may a row refer to the blob. A failed fsync is never tried again: the kernel
-//! may have dropped the pages, so the upload fails and its file is removed.
+//! Whoever uses [`Blobs`] need not know which. Bodies are received in memory up to a block and then into a
+//! file in `tmp/`, a [`TempBlob`], on both.
 
+mod local;
+mod s3;
 mod sum;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use filegate_types::BlobKey;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use sha2::{Digest, Sha256};
 
+pub(crate) use local::Transfer;
+pub use local::{LocalBlobs, LocalReader, TempBlob};
+pub use s3::{
+    S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Reader, S3Setting, S3Unchecked, Unfinished,
+};
 pub use sum::{BLOB_BLOCK_BYTES, BlobSum, Summer};
 
-use crate::datadir::{DataDir, sync_dir};
+use crate::datadir::DataDir;
 use crate::error::StoreError;
 
-/// Blobs in the data directory.
+/// The bytes of files, wherever they are.
 #[derive(Debug, Clone)]
-pub struct LocalBlobs {
-    tmp: PathBuf,
-    blobs: PathBuf,
+pub enum Blobs {
+    /// In the data directory.
+    Local(LocalBlobs),
+    /// In a bucket.
+    S3(S3Blobs),
 }
 
-/// A blob being received: a file in `tmp/` that is removed when this is dropped before it lands.
-#[derive(Debug)]
-pub struct TempBlob {
-    key: BlobKey,
-    file: File,
-    path: PathBuf,
-    home: PathBuf,
-    summer: Summer,
-    landed: bool,
-}
-
-/// A landed blob, open for reading.
-#[derive(Debug)]
-pub struct BlobReader {
-    key: BlobKey,
-    file: File,
-    bytes: u64,
-    block_sums: Vec<u8>,
-}
-
-/// How a blob came to a snapshot.
+/// How a reading goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transfer {
-    /// It shares the bytes of the original.
-    Linked,
-    /// It has bytes of its own.
-    Copied,
-    /// There is no such blob.
-    Absent,
+pub enum Pace {
+    /// At once.
+    Go,
+    /// After a while; then it is asked again.
+    Wait(Duration),
+    /// Not at all.
+    Stop,
 }
 
-impl LocalBlobs {
-    /// The blobs of `dir`.
-    pub fn of(dir: &DataDir) -> Self {
-        Self { tmp: dir.path().join("tmp"), blobs: dir.path().join("blobs") }
+/// Asks `pace` about `bytes` more, once: the naps that follow are about none.
+fn paced(
+    pace: &mut impl FnMut(usize) -> Pace,
+    bytes: &mut usize,
+) -> Result<Option<Duration>, StoreError> {
+    match pace(std::mem::take(bytes)) {
+        Pace::Go => Ok(None),
+        Pace::Wait(nap) => Ok(Some(nap)),
+        Pace::Stop => Err(StoreError::Closed),
+    }
+}
+
+impl Blobs {
+    /// The blobs of a data directory.
+    pub fn local(dir: &DataDir) -> Self {
+        Self::Local(LocalBlobs::of(dir))
     }
 
-    /// Removes what a crash left half received. Only the holder of the directory's lock may.
+    /// Blobs in a bucket; larger bodies are received into files in `spool_dir`. Asks nobody anything yet.
+    pub fn s3(options: S3Options, spool_dir: &Path) -> Result<Self, StoreError> {
+        S3Blobs::new(options, spool_dir).map(Self::S3)
+    }
+
+    /// The data directory's, if that is where they are.
+    pub fn as_local(&self) -> Option<&LocalBlobs> {
+        match self {
+            Self::Local(local) => Some(local),
+            Self::S3(_) => None,
+        }
+    }
+
+    /// The bucket's, if that is where they are.
+    pub fn as_s3(&self) -> Option<&S3Blobs> {
+        match self {
+            Self::Local(_) => None,
+            Self::S3(s3) => Some(s3),
+        }
+    }
+
+    /// Removes what a crash left half received. Only who has `tmp/` for himself may. Blocks.
     pub fn clear_tmp(&self) -> Result<u64, StoreError> {
-        let operation = "clearing the temporary directory";
-        let mut removed = 0;
-        for entry in fs::read_dir(&self.tmp).map_err(|e| StoreError::io(operation, e))? {
-            let entry = entry.map_err(|e| StoreError::io(operation, e))?;
-            fs::remove_file(entry.path()).map_err(|e| StoreError::io(operation, e))?;
-            removed += 1;
+        match self {
+            Self::Local(local) => local.clear_tmp(),
+            Self::S3(s3) => s3.clear_tmp(),
         }
-        Ok(removed)
     }
 
-    /// Starts a blob.
+    /// Starts a blob that is too large for memory. Blocks.
     pub fn create(&self, key: BlobKey) -> Result<TempBlob, StoreError> {
-        let path = self.tmp.join(key.as_str());
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| StoreError::io("creating a blob", e))?;
-        let home = self.shard(&key);
-        Ok(TempBlob { key, file, path, home, summer: Summer::default(), landed: false })
-    }
-
-    /// Opens the bytes of an upload that has not landed; `None` once it has, or was refused.
-    pub fn open_pending(&self, key: &BlobKey) -> Result<Option<File>, StoreError> {
-        match File::open(self.tmp.join(key.as_str())) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("opening an upload", error)),
+        match self {
+            Self::Local(local) => local.create(key),
+            Self::S3(s3) => s3.create(key),
         }
     }
 
-    /// Opens a blob whose row says `bytes` and `block_sums`.
-    pub fn open(
+    /// Makes a received blob durable under its key. When this fails or is dropped the blob may be there, or
+    /// come to be there: it is to be purged.
+    pub async fn land(&self, temp: TempBlob) -> Result<BlobSum, StoreError> {
+        match self {
+            Self::Local(local) => {
+                let local = local.clone();
+                blocking(move || local.land(temp)).await
+            }
+            Self::S3(s3) => s3.land(temp).await,
+        }
+    }
+
+    /// As [`land`](Self::land), for a blob that was received in memory.
+    pub async fn land_whole(&self, key: BlobKey, bytes: Vec<u8>) -> Result<BlobSum, StoreError> {
+        match self {
+            Self::Local(local) => {
+                let local = local.clone();
+                blocking(move || {
+                    let mut temp = local.create(key)?;
+                    temp.write(&bytes)?;
+                    local.land(temp)
+                })
+                .await
+            }
+            Self::S3(s3) => s3.land_whole(&key, bytes.into()).await,
+        }
+    }
+
+    /// Opens a blob whose row says `bytes` and `block_sums`. On S3 the first read finds out whether it is
+    /// there.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is absent or has another length.
+    pub async fn open(
         &self,
         key: &BlobKey,
         bytes: u64,
         block_sums: Vec<u8>,
     ) -> Result<BlobReader, StoreError> {
-        let file = match File::open(self.path_of(key)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StoreError::Damaged(key.to_string()));
-            }
-            Err(error) => return Err(StoreError::io("opening a blob", error)),
-        };
-        let found = file.metadata().map_err(|e| StoreError::io("opening a blob", e))?.len();
-        if found != bytes || block_sums.len() as u64 != bytes.div_ceil(BLOB_BLOCK_BYTES as u64) * 4
-        {
+        if block_sums.len() as u64 != bytes.div_ceil(BLOB_BLOCK_BYTES as u64) * 4 {
             return Err(StoreError::Damaged(key.to_string()));
         }
-        Ok(BlobReader { key: key.clone(), file, bytes, block_sums })
+        match self {
+            Self::Local(local) => {
+                let (local, key) = (local.clone(), key.clone());
+                let opened = blocking(move || local.open(&key, bytes, block_sums)).await?;
+                Ok(BlobReader::Local(Arc::new(opened)))
+            }
+            Self::S3(s3) => Ok(BlobReader::S3(s3.open(key, bytes, block_sums))),
+        }
     }
 
     /// Removes a blob; its absence is success.
-    pub fn purge(&self, key: &BlobKey) -> Result<(), StoreError> {
-        match fs::remove_file(self.path_of(key)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("purging a blob", error))
+    pub async fn purge(&self, key: &BlobKey) -> Result<(), StoreError> {
+        match self {
+            Self::Local(local) => {
+                let (local, key) = (local.clone(), key.clone());
+                blocking(move || local.purge(&key)).await
             }
-            _ => Ok(()),
+            Self::S3(s3) => s3.purge(key).await,
         }
     }
 
     /// Reads a whole blob and says its length and SHA-256; `None` if it is absent. `pace` is told of
-    /// every piece read; it may sleep, and ends the reading by answering false.
-    pub fn digest(
+    /// every piece read, and says how to go on.
+    pub async fn digest(
         &self,
         key: &BlobKey,
-        mut pace: impl FnMut(usize) -> bool,
+        pace: impl FnMut(usize) -> Pace + Send + 'static,
     ) -> Result<Option<(u64, [u8; 32])>, StoreError> {
-        let operation = "verifying a blob";
-        let mut file = match File::open(self.path_of(key)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io(operation, error)),
-        };
-        let (mut sha, mut bytes) = (Sha256::new(), 0u64);
-        let mut buffer = vec![0u8; BLOB_BLOCK_BYTES];
-        loop {
-            let n = file.read(&mut buffer).map_err(|e| StoreError::io(operation, e))?;
-            if n == 0 {
-                return Ok(Some((bytes, sha.finalize().into())));
+        match self {
+            Self::Local(local) => {
+                let (local, key) = (local.clone(), key.clone());
+                blocking(move || local.digest(&key, pace)).await
             }
-            sha.update(&buffer[..n]);
-            bytes += n as u64;
-            if !pace(n) {
-                return Err(StoreError::Closed);
-            }
+            Self::S3(s3) => s3.digest(key, pace).await,
         }
     }
 
     /// The length of a landed blob; `None` if it is absent.
-    pub fn length(&self, key: &BlobKey) -> Result<Option<u64>, StoreError> {
-        match fs::metadata(self.path_of(key)) {
-            Ok(meta) => Ok(Some(meta.len())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("looking at a blob", error)),
-        }
-    }
-
-    /// Every landed blob, shard by shard; entries that are not blobs are skipped.
-    pub fn each(&self, mut visit: impl FnMut(BlobKey, u64)) -> Result<(), StoreError> {
-        let operation = "listing blobs";
-        for shard in 0..=255u8 {
-            let dir = self.blobs.join(format!("{shard:02x}"));
-            for entry in fs::read_dir(dir).map_err(|e| StoreError::io(operation, e))? {
-                let entry = entry.map_err(|e| StoreError::io(operation, e))?;
-                let key = entry.file_name().to_str().and_then(|name| name.parse().ok());
-                // A file may be purged between the listing and this look.
-                if let (Some(key), Ok(meta)) = (key, entry.metadata()) {
-                    visit(key, meta.len());
-                }
+    pub async fn length(&self, key: &BlobKey) -> Result<Option<u64>, StoreError> {
+        match self {
+            Self::Local(local) => {
+                let (local, key) = (local.clone(), key.clone());
+                blocking(move || local.length(&key)).await
             }
+            Self::S3(s3) => s3.length(key).await,
         }
-        Ok(())
     }
 
-    /// Has the blob in `other` as well, as a link where that can be and as a copy elsewhere. Whether it is
-    /// durable there is for [`sync_shards`](Self::sync_shards).
-    pub(crate) fn transfer(&self, key: &BlobKey, other: &Self) -> Result<Transfer, StoreError> {
-        let operation = "copying a blob";
-        let (from, to) = (self.path_of(key), other.path_of(key));
-        match fs::hard_link(&from, &to) {
-            Ok(()) => return Ok(Transfer::Linked),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transfer::Absent),
-            // Another file system, or one without links.
-            Err(_) => {}
-        }
-        let mut source = match File::open(&from) {
-            Ok(source) => source,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transfer::Absent),
-            Err(error) => return Err(StoreError::io(operation, error)),
-        };
-        let copied = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
-        let copied = copied.and_then(|mut copy| {
-            io::copy(&mut source, &mut copy)?;
-            copy.sync_all()
-        });
-        copied.map(|()| Transfer::Copied).map_err(|e| StoreError::io(operation, e))
-    }
-
-    /// Makes the names of all blobs durable.
-    pub(crate) fn sync_shards(&self) -> Result<(), StoreError> {
-        let syncing = |e| StoreError::io("syncing a blob directory", e);
-        for shard in 0..=255u8 {
-            sync_dir(&self.blobs.join(format!("{shard:02x}"))).map_err(syncing)?;
-        }
-        sync_dir(&self.blobs).map_err(syncing)
-    }
-
-    fn shard(&self, key: &BlobKey) -> PathBuf {
-        self.blobs.join(key.shard())
-    }
-
-    /// The one place where the path of a blob is made.
-    fn path_of(&self, key: &BlobKey) -> PathBuf {
-        self.shard(key).join(key.as_str())
+    /// Every landed blob with its length, page by page, sorted by shard. What is not a blob is skipped.
+    pub fn list(&self) -> BlobList {
+        BlobList { blobs: self.clone(), next: Next::First }
     }
 }
 
-impl TempBlob {
-    /// The key it will land under.
-    pub fn key(&self) -> &BlobKey {
-        &self.key
-    }
-
-    /// Bytes written.
-    pub fn bytes(&self) -> u64 {
-        self.summer.bytes()
-    }
-
-    /// Appends `piece`.
-    pub fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(piece).map_err(|e| StoreError::io("writing a blob", e))?;
-        self.summer.update(piece);
-        Ok(())
-    }
-
-    /// The file, to be inspected. Its position is moved by that; nothing is written after.
-    pub fn reader(&mut self) -> Result<&mut File, StoreError> {
-        self.file.rewind().map_err(|e| StoreError::io("reading a blob back", e))?;
-        Ok(&mut self.file)
-    }
-
-    /// SHA-256 of what is written so far.
-    pub fn sha256(&self) -> [u8; 32] {
-        self.summer.sha256()
-    }
-
-    /// The sums so far, without landing.
-    pub fn into_sum(mut self) -> BlobSum {
-        std::mem::take(&mut self.summer).finish()
-    }
-
-    /// Makes the blob durable under its key (steps 3 to 5 of the module's table).
-    pub fn land(mut self) -> Result<BlobSum, StoreError> {
-        self.file.sync_data().map_err(|e| StoreError::io("syncing a blob", e))?;
-        let target = self.home.join(self.key.as_str());
-        rename_new(&self.path, &target).map_err(|e| StoreError::io("landing a blob", e))?;
-        self.landed = true;
-        if let Err(error) = sync_dir(&self.home) {
-            let _best_effort = fs::remove_file(&target);
-            return Err(StoreError::io("syncing a blob directory", error));
-        }
-        Ok(std::mem::take(&mut self.summer).finish())
-    }
+/// Runs `work` on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(StoreError::Closed))
 }
 
-impl Drop for TempBlob {
-    fn drop(&mut self) {
-        if !self.landed
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            tracing::warn!(%error, "store.tmp.left: removed at the next start");
-        }
-    }
-}
-
-/// Renames without ever replacing: a blob key is used once.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Some file systems do not know the flag; keys are random, so a plain rename is as good.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(from, to),
-        result => Ok(result?),
-    }
+/// A landed blob, to be read.
+#[derive(Debug, Clone)]
+pub enum BlobReader {
+    /// From the data directory.
+    Local(Arc<LocalReader>),
+    /// From a bucket.
+    S3(S3Reader),
 }
 
 impl BlobReader {
     /// Length of the blob.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        match self {
+            Self::Local(reader) => reader.bytes(),
+            Self::S3(reader) => reader.bytes(),
+        }
     }
 
-    /// The block that holds byte `offset`, checked against its sum: `(where it starts, its bytes)`.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] if the bytes are not those that were stored. They are never returned.
-    pub fn block_at(&self, offset: u64) -> Result<(u64, Vec<u8>), StoreError> {
-        let index = offset / BLOB_BLOCK_BYTES as u64;
-        let start = index * BLOB_BLOCK_BYTES as u64;
-        let len = (self.bytes.saturating_sub(start)).min(BLOB_BLOCK_BYTES as u64) as usize;
-        let mut block = vec![0u8; len];
-        self.file.read_exact_at(&mut block, start).map_err(|error| {
-            if error.kind() == io::ErrorKind::UnexpectedEof {
-                StoreError::Damaged(self.key.to_string())
-            } else {
-                StoreError::io("reading a blob", error)
-            }
-        })?;
-        let at = index as usize * 4;
-        let stored = self.block_sums.get(at..at + 4).and_then(|s| <[u8; 4]>::try_from(s).ok());
-        if stored.map(u32::from_le_bytes) != Some(crc32c::crc32c(&block)) {
-            return Err(StoreError::Damaged(self.key.to_string()));
+    /// Whether it is there whole, as far as that can be said without reading it.
+    pub async fn confirm(&self) -> Result<(), StoreError> {
+        match self {
+            // Opening it has found out.
+            Self::Local(_) => Ok(()),
+            Self::S3(reader) => reader.confirm().await,
         }
-        Ok((start, block))
+    }
+
+    /// Its bytes from `start` to before `end`, which is at most its length.
+    pub fn stream(&self, start: u64, end: u64) -> BlobStream {
+        let end = end.min(self.bytes());
+        BlobStream(match self {
+            Self::Local(reader) => Stream::Local { reader: Arc::clone(reader), at: start, end },
+            Self::S3(reader) => Stream::S3(Box::new(reader.stream(start, end))),
+        })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use filegate_types::UnixMillis;
+/// A stretch of a blob, block by block, each checked against its sum before any of it is given out.
+#[derive(Debug)]
+pub struct BlobStream(Stream);
 
-    use super::*;
+#[derive(Debug)]
+enum Stream {
+    Local { reader: Arc<LocalReader>, at: u64, end: u64 },
+    S3(Box<s3::S3Stream>),
+}
 
-    fn store() -> (tempfile::TempDir, LocalBlobs) {
-        let home = tempfile::tempdir().unwrap();
-        let dir = DataDir::open(home.path()).unwrap();
-        (home, LocalBlobs::of(&dir))
-    }
-
-    fn key(n: u8) -> BlobKey {
-        BlobKey::mint(UnixMillis(1_000), [n; 10])
-    }
-
-    fn keys(blobs: &LocalBlobs) -> Vec<BlobKey> {
-        let mut all = vec![];
-        blobs.each(|key, _| all.push(key)).unwrap();
-        all
-    }
-
-    #[test]
-    fn a_landed_blob_reads_back_and_an_abandoned_one_is_gone() {
-        let (home, blobs) = store();
-        let data: Vec<u8> = (0..600_000u32).map(|i| (i * 7) as u8).collect();
-        let mut temp = blobs.create(key(1)).unwrap();
-        for piece in data.chunks(100_003) {
-            temp.write(piece).unwrap();
+impl BlobStream {
+    /// The next bytes, at most a block; `None` at the end.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if they are not those that were stored.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        match &mut self.0 {
+            Stream::S3(stream) => stream.next().await,
+            Stream::Local { reader, at, end } => {
+                if at >= end {
+                    return Ok(None);
+                }
+                let (reader, start) = (Arc::clone(reader), *at);
+                let (block_start, block) = blocking(move || reader.block_at(start)).await?;
+                let block = Bytes::from(block);
+                let from = (start - block_start) as usize;
+                let to = ((*end - block_start) as usize).min(block.len());
+                *at = block_start + to as u64;
+                Ok(Some(block.slice(from..to)))
+            }
         }
-        let sum = temp.land().unwrap();
-        assert_eq!((sum.bytes, sum.block_sums.len()), (600_000, 12));
-        assert_eq!(sum.sha256, <[u8; 32]>::from(Sha256::digest(&data)));
-        assert_eq!(blobs.digest(&key(1), |_| true).unwrap(), Some((600_000, sum.sha256)));
-
-        let reader = blobs.open(&key(1), sum.bytes, sum.block_sums).unwrap();
-        let (start, block) = reader.block_at(300_000).unwrap();
-        assert_eq!((start, block.as_slice()), (262_144, &data[262_144..524_288]));
-        assert_eq!(reader.block_at(599_999).unwrap().1, &data[524_288..]);
-
-        let mut temp = blobs.create(key(2)).unwrap();
-        temp.write(b"half").unwrap();
-        drop(temp);
-        assert_eq!(fs::read_dir(home.path().join("tmp")).unwrap().count(), 0);
-        assert_eq!(keys(&blobs), [key(1)]);
-
-        blobs.purge(&key(1)).unwrap();
-        blobs.purge(&key(1)).unwrap();
-        assert_eq!(blobs.digest(&key(1), |_| true).unwrap(), None);
     }
+}
 
-    #[test]
-    fn a_changed_byte_is_never_served() {
-        let (_home, blobs) = store();
-        let mut temp = blobs.create(key(3)).unwrap();
-        temp.write(&vec![5u8; 300_000]).unwrap();
-        let sum = temp.land().unwrap();
-        let file = OpenOptions::new().write(true).open(blobs.path_of(&key(3))).unwrap();
-        file.write_all_at(b"!", 299_999).unwrap();
-        let reader = blobs.open(&key(3), sum.bytes, sum.block_sums.clone()).unwrap();
-        assert!(reader.block_at(0).is_ok());
-        assert!(matches!(reader.block_at(262_144), Err(StoreError::Damaged(_))));
-        file.set_len(10).unwrap();
-        assert!(matches!(
-            blobs.open(&key(3), sum.bytes, sum.block_sums),
-            Err(StoreError::Damaged(_))
-        ));
-    }
+/// A listing under way.
+#[derive(Debug)]
+pub struct BlobList {
+    blobs: Blobs,
+    next: Next,
+}
 
-    #[test]
-    fn a_key_is_never_used_twice() {
-        let (_home, blobs) = store();
-        let mut first = blobs.create(key(4)).unwrap();
-        first.write(b"first").unwrap();
-        first.land().unwrap();
-        let mut second = blobs.create(key(4)).unwrap();
-        second.write(b"second").unwrap();
-        assert!(second.land().is_err());
-        assert_eq!(fs::read(blobs.path_of(&key(4))).unwrap(), b"first");
-    }
+#[derive(Debug)]
+enum Next {
+    First,
+    Shard(u8),
+    Token(String),
+    End,
+}
 
-    #[test]
-    fn an_empty_blob_has_no_blocks() {
-        let (_home, blobs) = store();
-        let sum = blobs.create(key(5)).unwrap().land().unwrap();
-        assert_eq!((sum.bytes, sum.block_sums.len()), (0, 0));
-        blobs.open(&key(5), 0, vec![]).unwrap();
+impl BlobList {
+    /// The next page, which may be empty; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<(BlobKey, u64)>>, StoreError> {
+        match (&self.blobs, &self.next) {
+            (_, Next::End) => Ok(None),
+            (Blobs::Local(local), next) => {
+                let shard = if let Next::Shard(shard) = next { *shard } else { 0 };
+                let local = local.clone();
+                let page = blocking(move || local.shard_of(shard)).await?;
+                self.next = shard.checked_add(1).map_or(Next::End, Next::Shard);
+                Ok(Some(page))
+            }
+            (Blobs::S3(s3), next) => {
+                let token = if let Next::Token(token) = next { Some(token.clone()) } else { None };
+                let (page, token) = s3.page(token).await?;
+                self.next = token.map_or(Next::End, Next::Token);
+                Ok(Some(page))
+            }
+        }
     }
 }

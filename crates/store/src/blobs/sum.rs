@@ -16,6 +16,13 @@ pub struct BlobSum {
     pub block_sums: Vec<u8>,
 }
 
+/// Whether `block`, which starts at byte `start`, is what `block_sums` says.
+pub(super) fn is_block(block_sums: &[u8], start: u64, block: &[u8]) -> bool {
+    let at = (start / BLOB_BLOCK_BYTES as u64) as usize * 4;
+    let stored = block_sums.get(at..at + 4).and_then(|sum| <[u8; 4]>::try_from(sum).ok());
+    stored.map(u32::from_le_bytes) == Some(crc32c::crc32c(block))
+}
+
 /// Sums pieces of any size as they pass.
 #[derive(Debug, Default)]
 pub struct Summer {

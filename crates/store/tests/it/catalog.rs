@@ -53,7 +53,7 @@ async fn lists_page_by_purpose() {
     for seed in 0..6 {
         let key = blob_key(seed);
         store.begin(acme, &key, in_ms(1)).await;
-        let sum = store.land(&key, b"x");
+        let sum = store.land(&key, b"x").await;
         let purpose = ["t2a_async", "t2a_async_input", "batch"][seed as usize % 3];
         let file =
             filegate_store::NewFile { purpose: purpose.parse().unwrap(), ..new_file(key, sum) };
@@ -111,7 +111,7 @@ async fn an_upload_that_was_reaped_cannot_commit() {
     assert_eq!(store.catalog.reap_uploads(in_ms(1_999), NOW, 10).await.unwrap(), 0);
     assert_eq!(store.catalog.reap_uploads(in_ms(2_000), NOW, 10).await.unwrap(), 1);
     assert!(!store.catalog.renew_upload(key.clone(), in_ms(9_000)).await.unwrap());
-    let sum = store.land(&key, b"late");
+    let sum = store.land(&key, b"late").await;
     let result = store.catalog.commit_upload(acme, new_file(key.clone(), sum), NOW).await;
     assert!(matches!(result, Err(StoreError::LeaseLost)), "{result:?}");
     assert_eq!(store.catalog.due_jobs(NOW, 10).await.unwrap()[0].target, key.as_str());
@@ -124,7 +124,7 @@ async fn expired_files_are_gone_before_the_expirer_comes() {
     let (acme, _) = store.account("acme", 1).await;
     let key = blob_key(1);
     store.begin(acme, &key, in_ms(1_000)).await;
-    let sum = store.land(&key, b"x");
+    let sum = store.land(&key, b"x").await;
     let file = filegate_store::NewFile { expires_at: Some(in_ms(500)), ..new_file(key, sum) };
     let file = store.commit(acme, file).await;
     assert!(store.catalog.file(acme, file.file_id, in_ms(499)).await.unwrap().is_some());

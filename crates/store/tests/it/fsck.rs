@@ -77,8 +77,8 @@ async fn orphans_are_removed_and_uploads_in_flight_are_not() {
     let kept = store.upload(acme, 1, b"kept").await;
     let (flying, orphan) = (blob_key(2), blob_key(3));
     store.begin(acme, &flying, in_ms(60_000)).await;
-    store.land(&flying, b"landed, not committed");
-    store.land(&orphan, b"litter");
+    store.land(&flying, b"landed, not committed").await;
+    store.land(&orphan, b"litter").await;
     for options in [LOOK, MEND] {
         let report = run(&store, options).await;
         assert_eq!(

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use filegate_store::{
-    BlobSum, Caller, Catalog, CommitOutcome, DataDir, KeyDraft, LocalBlobs, NewFile, NewUpload,
-    Reserve,
+    BlobSum, Blobs, Caller, Catalog, CommitOutcome, DataDir, KeyDraft, NewFile, NewUpload, Reserve,
 };
 use filegate_types::units::Bytes;
 use filegate_types::{
@@ -17,7 +16,7 @@ pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 pub(crate) struct Store {
     pub(crate) home: tempfile::TempDir,
     pub(crate) catalog: Catalog,
-    pub(crate) blobs: LocalBlobs,
+    pub(crate) blobs: Blobs,
 }
 
 impl Store {
@@ -48,7 +47,7 @@ impl Store {
     pub(crate) async fn upload(&self, account: AccountId, seed: u8, content: &[u8]) -> FileRecord {
         let key = blob_key(seed);
         self.begin(account, &key, in_ms(60_000)).await;
-        let sum = self.land(&key, content);
+        let sum = self.land(&key, content).await;
         self.commit(account, new_file(key, sum)).await
     }
 
@@ -64,17 +63,15 @@ impl Store {
         }
     }
 
-    pub(crate) fn land(&self, key: &BlobKey, content: &[u8]) -> BlobSum {
-        let mut temp = self.blobs.create(key.clone()).unwrap();
-        temp.write(content).unwrap();
-        temp.land().unwrap()
+    pub(crate) async fn land(&self, key: &BlobKey, content: &[u8]) -> BlobSum {
+        self.blobs.land_whole(key.clone(), content.to_vec()).await.unwrap()
     }
 }
 
-pub(crate) fn open(path: &std::path::Path) -> (Catalog, LocalBlobs) {
+pub(crate) fn open(path: &std::path::Path) -> (Catalog, Blobs) {
     let dir = DataDir::open(path).unwrap();
     let reserve = Arc::new(Reserve::of(&dir));
-    (Catalog::open(&dir, reserve).unwrap(), LocalBlobs::of(&dir))
+    (Catalog::open(&dir, reserve).unwrap(), Blobs::local(&dir))
 }
 
 /// Changes rows as an operator would, but without the operator's door.
