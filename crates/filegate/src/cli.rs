@@ -4,7 +4,9 @@ use std::fmt;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{admin, bench, demo, doctor, fsck, get, info, ls, rm, serve, upload};
+use crate::commands::{
+    admin, bench, demo, doctor, fsck, get, health, info, ls, migrate, rm, serve, upload,
+};
 use crate::exit::EXIT_CODES;
 
 /// The server that is called when none is named.
@@ -83,7 +85,9 @@ pub(crate) enum Command {
     Token(admin::token::TokenArgs),
     Backup(admin::backup::BackupArgs),
     Fsck(fsck::FsckArgs),
+    Migrate(migrate::MigrateArgs),
     Doctor(doctor::DoctorArgs),
+    Health(health::HealthArgs),
     Upload(upload::UploadArgs),
     Ls(ls::LsArgs),
     Info(info::InfoArgs),

@@ -24,7 +24,8 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) catalog: Catalog,
     pub(crate) blobs: Blobs,
-    pub(crate) reserve: Arc<Reserve>,
+    /// Space for deletes, where the catalog is on a disk of ours.
+    pub(crate) reserve: Option<Arc<Reserve>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use filegate_media::{DecodeScope, Format as MediaFormat};
-use filegate_store::{S3Checksum, S3Options, S3Setting};
+use filegate_store::{Keeps, S3Checksum, S3Options, S3Setting};
 use filegate_types::TenantLimits;
 use filegate_types::purpose::{self, PurposeName, PurposePolicy};
 use filegate_types::units::{Bytes, Span};
@@ -22,7 +22,16 @@ pub use crate::moderation::config::{Clamd, Moderation, OnFailure, Secret, Webhoo
 use crate::origins::Origins;
 
 /// Environment variables with our prefix that are not settings of the server.
-const NOT_SETTINGS: [&str; 6] = ["config", "url", "key", "admin_url", "admin_token", "samples_dir"];
+const NOT_SETTINGS: [&str; 8] = [
+    "config",
+    "url",
+    "key",
+    "admin_url",
+    "admin_token",
+    "samples_dir",
+    "migrate_from_database",
+    "migrate_to_database",
+];
 
 /// The longest that S3 signs a link for.
 const PRESIGNED_MAX: Span = Span::seconds(7 * 86_400);
@@ -402,6 +411,11 @@ pub struct Overrides {
 }
 
 impl Config {
+    /// What is kept in `data_dir` beside what is being received.
+    pub fn keeps_here(&self) -> Keeps {
+        Keeps { rows: !self.is_replicated(), blobs: self.blob_url.is_empty() }
+    }
+
     /// Whether other processes may serve the same store: its rows are in PostgreSQL.
     pub fn is_replicated(&self) -> bool {
         !self.database_url.expose().is_empty()

@@ -12,6 +12,7 @@
 //! | `links` | signed downloads |
 //! | `moderation` | what an upload is asked before it lands |
 //! | `origins` | which setting was set where |
+//! | [`Stores`] | which stores there are, and who else may use them |
 //! | `pay` | what reads cost, and counts of calls |
 //! | `shared` | what replicas share through Redis |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
@@ -31,6 +32,7 @@ mod origins;
 mod pay;
 mod shared;
 mod socket;
+mod stores;
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -38,7 +40,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use filegate_store::{Blobs, Catalog, DataDir, Reserve, StoreError};
+use filegate_store::migrate::refuse_unfinished;
+use filegate_store::{Blobs, Catalog, DataDir, StoreError};
 use filegate_types::{AdminScope, Clock, PlainKey, SystemClock, UnixMillis};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -60,6 +63,7 @@ pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
 pub use moderation::{ImageHashError, image_hash, normal_form};
+pub use stores::Stores;
 
 /// How often metrics are folded together; without it histograms grow without bound.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -125,7 +129,8 @@ impl Server {
 
     /// As [`start`](Self::start), with a clock of the caller's.
     pub async fn start_at(mut config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let dir = DataDir::open(&config.data_dir)?;
+        // A replica keeps nothing here but what it is receiving; two would sweep away each other's.
+        let dir = DataDir::open_for(&config.data_dir, config.keeps_here())?;
         let lock = dir.lock()?;
         // Bound before anything is stored: a start that fails here must not use up the one showing
         // of the admin token.
@@ -136,14 +141,17 @@ impl Server {
         config.listen = address;
         config.admin_listen = admin_address;
 
-        let reserve = Arc::new(Reserve::of(&dir));
-        let app = assemble(config, &dir, reserve, clock).await?;
+        let stores = Stores::open_in(&config, Some(&dir)).await?;
+        refuse_unfinished(&stores.catalog).await?;
+        let app = assemble(config, stores, clock).await?;
         let now = app.clock.now();
         let token = admin::new_token();
         let draft = admin::drafted(&token, "first".to_owned(), AdminScope::Full);
         let fresh = app.catalog.first_token(draft, now).await?;
         // Not earlier: on a first start the rows above need room more.
-        app.reserve.restore();
+        if let Some(reserve) = &app.reserve {
+            reserve.restore();
+        }
         let swept = sweep(&app.catalog, &app.blobs, now).await?;
 
         shared::start(&app).await;
@@ -171,24 +179,19 @@ impl Server {
     }
 }
 
-/// Opens the store of `dir` and puts everything together that handlers share. Nothing runs yet.
+/// Puts everything together that handlers share. Nothing runs yet.
 async fn assemble(
     config: Config,
-    dir: &DataDir,
-    reserve: Arc<Reserve>,
+    stores: Stores,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<App>, StartError> {
-    let catalog = Catalog::open(dir, Arc::clone(&reserve))?;
+    let Stores { catalog, blobs, reserve } = stores;
     let (secret, _) = catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
     let links = Links::new(&secret).ok_or(StartError::Secret)?;
     let moderation = Moderation::new(&config.moderation).map_err(StartError::Moderation)?;
     let tasks = Tasks::default();
     let redis = Link::new(&config).map_err(StartError::Redis)?;
     let shared = Shared::new(&config, redis.as_ref(), &tasks);
-    let blobs = match config.s3_options()? {
-        None => Blobs::local(dir),
-        Some(options) => Blobs::s3(options, &dir.path().join("tmp"))?,
-    };
     Ok(Arc::new(App {
         gate: Arc::new(Gate::new(&config, shared)),
         redis,
@@ -209,9 +212,13 @@ async fn assemble(
     }))
 }
 
-/// Removes what a crash left. The lock says that nobody else is at work here.
+/// Removes what a crash left. The lock says that nobody else is at work in the directory.
 async fn sweep(catalog: &Catalog, blobs: &Blobs, now: UnixMillis) -> Result<Swept, StoreError> {
     let mut swept = Swept { temporary_files: blobs.clear_tmp()?, uploads: 0 };
+    if catalog.is_shared() {
+        // Uploads in progress may be other replicas'; the leases of those that are nobody's end.
+        return Ok(swept);
+    }
     loop {
         let reaped = match catalog.reap_uploads(UnixMillis(i64::MAX), now, jobs::BATCH).await {
             // The reaper comes to them when their leases have ended and deletes have made room.
@@ -239,6 +246,11 @@ pub fn log_panics() {
             tracing::error!(place, "panic: {}", panic.payload_as_str().unwrap_or("(no text)"));
         }
     }));
+}
+
+/// Random bits that tell one thing from another.
+pub fn random_id() -> [u8; 16] {
+    random()
 }
 
 /// A fresh API key.

@@ -22,10 +22,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use filegate_types::BlobKey;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::OpenFlags;
 
 use crate::blobs::{LocalBlobs, Transfer};
 use crate::catalog::drop_lost;
+use crate::catalog::sql::{self, Connection, OptionalExtension as _};
 use crate::datadir::{DataDir, sync_dir};
 use crate::error::StoreError;
 
@@ -104,7 +105,7 @@ fn fill(catalog: &Path, blobs: &LocalBlobs, building: &Path) -> Result<Made, Sto
     let live = open(catalog, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let copying = |e| StoreError::catalog("copying the catalog", e);
     let copy = dir.catalog_path();
-    live.execute("VACUUM INTO ?1", [copy.to_string_lossy()]).map_err(copying)?;
+    live.execute("VACUUM INTO ?1", [&*copy.to_string_lossy()]).map_err(copying)?;
     let snapshot = open(&copy, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     settle(&live, &snapshot, blobs, &copies, &mut made)?;
     drop(snapshot);
@@ -128,10 +129,10 @@ impl Made {
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let opening = |e| StoreError::catalog("opening the catalog", e);
-    let connection = Connection::open_with_flags(path, flags).map_err(opening)?;
+    let connection = rusqlite::Connection::open_with_flags(path, flags).map_err(opening)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(opening)?;
     connection.pragma_update(None, "foreign_keys", "on").map_err(opening)?;
-    Ok(connection)
+    Ok(Connection::Sqlite(connection))
 }
 
 /// Step 3: rows and blobs of the snapshot are made to agree.
@@ -144,12 +145,12 @@ fn settle(
 ) -> Result<(), StoreError> {
     let settling = |e| StoreError::catalog("settling a snapshot", e);
     let rows: Vec<(i64, String, i64)> = snapshot
-        .prepare("SELECT file_id, blob_key, bytes FROM files")
+        .prepare_cached("SELECT file_id, blob_key, bytes FROM files")
         .and_then(|mut statement| {
-            statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect()
+            statement.query_map((), |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect()
         })
         .map_err(settling)?;
-    let transaction = snapshot.unchecked_transaction().map_err(settling)?;
+    snapshot.execute_batch("BEGIN").map_err(settling)?;
     for (file_id, blob_key, bytes) in rows {
         let key: BlobKey =
             blob_key.parse().map_err(|_why| StoreError::Damaged(blob_key.clone()))?;
@@ -159,7 +160,7 @@ fn settle(
             if matches!(transfer, Transfer::Absent)
                 && is_deleted(live, file_id).map_err(settling)?
             {
-                drop_lost(&transaction, live, file_id).map_err(settling)?;
+                drop_lost(snapshot, live, file_id).map_err(settling)?;
                 made.dropped += 1;
                 continue;
             }
@@ -168,11 +169,11 @@ fn settle(
         made.files += 1;
         made.bytes += bytes.cast_unsigned();
     }
-    transaction.commit().map_err(settling)?;
+    snapshot.execute_batch("COMMIT").map_err(settling)?;
     let mut strangers = Vec::new();
     copies.each(|key, _| strangers.push(key))?;
     let mut known = snapshot
-        .prepare(
+        .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM files WHERE blob_key = ?1)
                  OR EXISTS (SELECT 1 FROM uploads WHERE blob_key = ?1)",
         )
@@ -186,7 +187,7 @@ fn settle(
     Ok(())
 }
 
-fn is_deleted(live: &Connection, file_id: i64) -> rusqlite::Result<bool> {
+fn is_deleted(live: &Connection, file_id: i64) -> sql::Result<bool> {
     let there = live
         .prepare_cached("SELECT 1 FROM files WHERE file_id = ?1")?
         .query_row([file_id], |_| Ok(()))
@@ -281,7 +282,7 @@ mod tests {
 
         let live = open(&dir.catalog_path(), OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
         let path = copy_dir.catalog_path();
-        live.execute("VACUUM INTO ?1", [path.to_string_lossy()]).unwrap();
+        live.execute("VACUUM INTO ?1", [&*path.to_string_lossy()]).unwrap();
         let key = deleted.key_id.unwrap();
         catalog.delete_file(deleted.account_id, key, deleted.file_id, vec![], NOW).await.unwrap();
         for gone in [&deleted, &lost] {

@@ -23,6 +23,25 @@ const RESERVE_BYTES: u64 = 4 << 20;
 /// What is given up of it at a time: room for some ten deletes.
 const RESERVE_STEP_BYTES: u64 = 256 << 10;
 
+/// What a data directory is for, beside what is being received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeps {
+    /// The catalog.
+    pub rows: bool,
+    /// Landed blobs.
+    pub blobs: bool,
+}
+
+impl Keeps {
+    /// Everything.
+    pub const ALL: Self = Self { rows: true, blobs: true };
+
+    /// Whether anything is.
+    pub fn any(self) -> bool {
+        self.rows || self.blobs
+    }
+}
+
 /// An opened data directory.
 #[derive(Debug)]
 pub struct DataDir {
@@ -32,24 +51,32 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Opens `path`, making the directory and its parts where they are missing.
+    /// Opens `path` for everything, making the directory and its parts where they are missing.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_for(path, Keeps::ALL)
+    }
+
+    /// As [`open`](Self::open), making only the parts that are used.
+    pub fn open_for(path: &Path, keeps: Keeps) -> Result<Self, StoreError> {
         let open = |source| StoreError::io("opening the data directory", source);
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(path).map_err(open)?;
         let path = path.canonicalize().map_err(open)?;
-        let fresh = !path.join("catalog.db").try_exists().map_err(open)?;
-        for part in ["blobs", "tmp"] {
-            builder.create(path.join(part)).map_err(open)?;
-        }
-        for shard in 0..=255u8 {
-            builder.create(path.join(format!("blobs/{shard:02x}"))).map_err(open)?;
-        }
-        if fresh {
-            for made in [path.join("blobs"), path.clone()] {
-                sync_dir(&made).map_err(open)?;
+        let known = if keeps.rows { "catalog.db" } else { "blobs" };
+        let fresh = !path.join(known).try_exists().map_err(open)?;
+        builder.create(path.join("tmp")).map_err(open)?;
+        if keeps.blobs {
+            builder.create(path.join("blobs")).map_err(open)?;
+            for shard in 0..=255u8 {
+                builder.create(path.join(format!("blobs/{shard:02x}"))).map_err(open)?;
             }
+        }
+        if fresh && keeps.any() {
+            if keeps.blobs {
+                sync_dir(&path.join("blobs")).map_err(open)?;
+            }
+            sync_dir(&path).map_err(open)?;
             if let Some(parent) = path.parent() {
                 sync_dir(parent).map_err(open)?;
             }

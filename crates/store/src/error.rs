@@ -2,6 +2,9 @@
 
 use std::io;
 
+pub use crate::catalog::sql::Error as SqlError;
+use crate::catalog::sql::Remedy;
+
 /// A failed operation of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -30,10 +33,20 @@ pub enum StoreError {
         operation: &'static str,
         /// The cause.
         #[source]
-        source: rusqlite::Error,
+        source: SqlError,
+    },
+    /// The connection broke while a change was being committed: whether it was made is not known, and
+    /// the rows will say. What hangs on it must stay until then.
+    #[error("the outcome is not known of {operation}")]
+    Uncertain {
+        /// What was being done.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: SqlError,
     },
     /// What holds the rows or the bytes did not answer, or not in time, or not as it should; works again
-    /// when it does.
+    /// by itself when it does. No row was changed.
     #[error("store unavailable while {operation}")]
     Unavailable {
         /// What was being done.
@@ -73,11 +86,26 @@ impl StoreError {
         }
     }
 
-    /// A database failure, told apart by whether space is what is missing.
-    pub fn catalog(operation: &'static str, source: rusqlite::Error) -> Self {
-        match source.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => Self::Full { operation, source: source.into() },
-            _ => Self::Catalog { operation, source },
+    /// A database failure, told apart by what helps: space, or time.
+    pub fn catalog(operation: &'static str, source: impl Into<SqlError>) -> Self {
+        let source = source.into();
+        match source.remedy() {
+            Remedy::Space => Self::Full { operation, source: source.into() },
+            Remedy::Time => Self::Unavailable { operation, source: source.into() },
+            Remedy::None => Self::Catalog { operation, source },
+        }
+    }
+
+    /// A COMMIT that was not answered.
+    pub(crate) fn uncertain(operation: &'static str, source: SqlError) -> Self {
+        Self::Uncertain { operation, source }
+    }
+
+    /// A failure to use a database at all: what only an operator can mend is said in words.
+    pub(crate) fn connecting(operation: &'static str, source: SqlError) -> Self {
+        match source.for_operators() {
+            Some(why) => Self::Unusable(format!("the database refuses: {why}")),
+            None => Self::catalog(operation, source),
         }
     }
 

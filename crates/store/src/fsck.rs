@@ -14,8 +14,11 @@ const YOUNG_MS: i64 = 3_600_000;
 /// What to check and whether to mend it.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Mend what can be mended. Only the holder of the directory's lock may.
+    /// Mend what can be mended.
     pub repair: bool,
+    /// Whether nobody else is at work on the store: the holder of a directory's lock knows. Then a blob that
+    /// no row knows is an orphan, however young.
+    pub alone: bool,
     /// Read every byte; otherwise only lengths are compared.
     pub digests: bool,
 }
@@ -58,7 +61,7 @@ impl Report {
 
 /// Checks the store; `progress` is told the files checked and bytes read so far.
 ///
-/// Without `repair` it may run beside a server: young unknown blobs are left out. With it, files
+/// It may run beside servers: young unknown blobs are left out then. With `repair`, files
 /// that are missing or damaged are marked (their content then answers an error, never wrong bytes),
 /// marks on whole files are taken back, and orphans are removed.
 pub async fn fsck(
@@ -146,7 +149,7 @@ async fn check_orphan(
     report: &mut Report,
 ) -> Result<(), StoreError> {
     let young = key.minted_at().0 > now.0 - YOUNG_MS;
-    if (young && !options.repair) || catalog.knows_blob(key.clone()).await? {
+    if (young && !options.alone) || catalog.knows_blob(key.clone()).await? {
         return Ok(());
     }
     if options.repair {

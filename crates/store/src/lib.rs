@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod datadir;
 pub mod error;
 pub mod fsck;
+pub mod migrate;
 
 pub use blobs::{
     BLOB_BLOCK_BYTES, BlobList, BlobReader, BlobStream, BlobSum, Blobs, LocalBlobs, Pace, S3Blobs,
@@ -18,7 +19,8 @@ pub use blobs::{
 pub use catalog::admin;
 pub use catalog::{
     BookFault, Caller, Catalog, CommitOutcome, DeleteCause, DeleteOutcome, FirstAnswer, Job,
-    JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, Quota, Short, Usage,
+    JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, PostgresFacts, PostgresOptions,
+    Quota, Short, Usage,
 };
-pub use datadir::{DataDir, Reserve};
-pub use error::StoreError;
+pub use datadir::{DataDir, Keeps, Reserve};
+pub use error::{SqlError, StoreError};

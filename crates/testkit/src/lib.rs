@@ -5,6 +5,7 @@ pub mod balancer;
 pub mod garage;
 pub mod http;
 pub mod place;
+pub mod postgres;
 pub mod proxy;
 pub mod random;
 pub mod redis;

@@ -1,12 +1,13 @@
 //! `filegate fsck`.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
+use filegate_server::Stores;
+use filegate_server::config::Config;
 use filegate_store::fsck::{Options, Report, fsck};
-use filegate_store::{Blobs, BookFault, Catalog, DataDir, Reserve, StoreError};
+use filegate_store::{BookFault, DataDir, StoreError};
 use filegate_types::{Clock as _, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -18,8 +19,8 @@ use crate::text::{escape, size};
 
 /// Check rows against files against SHA-256, and the books
 ///
-/// Without --repair it changes nothing and may run beside a server. With it the server must be
-/// stopped: files whose content is wrong or gone are marked (their content is then refused, never
+/// Without --repair it changes nothing and may run beside servers. With it a server on a data directory
+/// must be stopped; replicas may go on. Then files whose content is wrong or gone are marked (their content is then refused, never
 /// served wrong), files that are whole again are unmarked, and bytes that no row knows are removed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -28,7 +29,7 @@ pub(crate) struct FsckArgs {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// Mend what can be mended; needs the server stopped
+    /// Mend what can be mended; needs the server of a data directory stopped
     #[arg(long)]
     repair: bool,
 
@@ -43,31 +44,41 @@ pub(crate) fn run(args: &FsckArgs, printer: &Printer) -> Result<Exit, Failure> {
 
 /// Checks a directory that nobody serves, such as one that was just restored; changes nothing.
 pub(crate) fn check_directory(directory: &Path, printer: &Printer) -> Result<Exit, Failure> {
-    let options = Options { repair: false, digests: true };
-    super::server_runtime()?.block_on(check_at(directory, options, printer))
+    let config = Config { data_dir: directory.to_owned(), ..Config::default() };
+    super::server_runtime()?.block_on(check_stores(&config, false, true, printer))
 }
 
 async fn check(args: &FsckArgs, printer: &Printer) -> Result<Exit, Failure> {
-    let options = Options { repair: args.repair, digests: !args.quick };
-    check_at(&args.config.load()?.data_dir, options, printer).await
+    check_stores(&args.config.load()?, args.repair, !args.quick, printer).await
 }
 
-async fn check_at(directory: &Path, options: Options, printer: &Printer) -> Result<Exit, Failure> {
+async fn check_stores(
+    config: &Config,
+    repair: bool,
+    digests: bool,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let usage = |error: StoreError| Failure::Usage(format!("{:#}", anyhow::Error::from(error)));
-    let dir = DataDir::open_existing(directory).map_err(usage)?;
-    let _lock = if options.repair { Some(dir.lock().map_err(usage)?) } else { None };
-    let blobs = Blobs::local(&dir);
-    let catalog =
-        Catalog::open(&dir, Arc::new(Reserve::of(&dir))).context("cannot open the catalog")?;
+    let stores = Stores::open_existing(config).await.map_err(usage)?;
+    // Replicas cannot be locked out: beside them a repair leaves alone what may be just landing.
+    let alone = repair && !config.is_replicated();
+    let _lock = if alone {
+        let dir = DataDir::open_existing(&config.data_dir).map_err(usage)?;
+        Some(dir.lock().map_err(usage)?)
+    } else {
+        None
+    };
+    let Stores { catalog, blobs, .. } = stores;
     let total = catalog.counts().await.context("cannot count the files")?.files;
     let bar = bar(printer, total);
     let progress = |files, bytes| {
         bar.set_position(files);
         bar.set_message(size(bytes));
     };
+    let options = Options { repair, digests, alone };
     let report = fsck(&catalog, &blobs, options, SystemClock.now(), progress).await;
     bar.finish_and_clear();
-    print(&report.context("the check stopped")?, options.repair, printer)
+    print(&report.context("the check stopped")?, repair, printer)
 }
 
 fn book_fault(fault: &BookFault) -> String {

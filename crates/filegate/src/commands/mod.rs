@@ -6,8 +6,10 @@ pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod fsck;
 pub(crate) mod get;
+pub(crate) mod health;
 pub(crate) mod info;
 pub(crate) mod ls;
+pub(crate) mod migrate;
 pub(crate) mod rm;
 pub(crate) mod serve;
 pub(crate) mod upload;
@@ -41,7 +43,9 @@ pub(crate) fn run(cli: Cli, printer: &Printer) -> Result<Exit, Failure> {
         Command::Token(args) => admin::token::run(args, printer),
         Command::Backup(args) => admin::backup::run(args, printer),
         Command::Fsck(args) => fsck::run(&args, printer),
+        Command::Migrate(args) => migrate::run(&args, printer),
         Command::Doctor(args) => doctor::run(&args, printer),
+        Command::Health(args) => health::run(&args, &global, printer),
         Command::Upload(args) => {
             client_command(&global, async |client| upload::run(args, &client, printer).await)
         }

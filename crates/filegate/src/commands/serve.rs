@@ -15,7 +15,8 @@ use crate::printer::Printer;
 /// Run the gateway
 ///
 /// Serves the MiniMax Files API on --listen and the operators' pages on --admin-listen, with an
-/// embedded store in --data-dir. The first start makes the directory and prints an admin token once.
+/// embedded store in --data-dir, or as one of several replicas on PostgreSQL, S3 and Redis. The first
+/// start makes the store and prints an admin token once.
 /// SIGTERM or Ctrl-C drains: running uploads end, for at most limits.shutdown.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -23,6 +24,8 @@ Examples:
   filegate serve
   filegate serve --listen 0.0.0.0:8080 --data-dir /var/lib/filegate --config /etc/filegate.toml
   FILEGATE_LIMITS__BODY_IDLE=30s filegate serve
+  FILEGATE_DATABASE_URL=postgres://filegate:…@db/filegate filegate serve \\
+    --blob-url 's3://files?endpoint=https://s3.example.com&region=eu-1' --redis-url redis://cache
 
 Every setting, with its default and its meaning, is in filegate.example.toml. Each can also be given as
 FILEGATE_<SETTING>, nested ones as FILEGATE_<SECTION>__<SETTING>. The command line wins over the
@@ -40,7 +43,7 @@ pub(crate) struct ServeArgs {
     admin_listen: Option<SocketAddr>,
 }
 
-/// Where the settings and the data are; shared by all commands that work on a data directory.
+/// Where the settings and the data are; shared by all commands that work on the stores themselves.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ConfigArgs {
     /// The directory with the catalog and the files [default: ./filegate-data]
@@ -99,14 +102,13 @@ async fn serve(config: Config, printer: &Printer) -> Result<Exit, Failure> {
     // Installed before anything is announced, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
-    let data_dir = config.data_dir.clone();
+    let stores = stores(&config);
     let server = start(config).await?;
     printer.note(&format!(
-        "filegate {} listening on http://{} (operators: http://{}), data in {}",
+        "filegate {} listening on http://{} (operators: http://{}), {stores}",
         env!("CARGO_PKG_VERSION"),
         server.address,
         server.admin_address,
-        data_dir.display()
     ));
     if let Some(token) = &server.admin_token {
         printer.note(&format!("admin token, shown only this once: {token}"));
@@ -133,6 +135,17 @@ async fn serve(config: Config, printer: &Printer) -> Result<Exit, Failure> {
         }
         _ = terminate.recv() => Ok(Exit::Interrupted),
         _ = interrupt.recv() => Ok(Exit::Interrupted),
+    }
+}
+
+/// Where rows and bytes are, as people are told; no passwords.
+fn stores(config: &Config) -> String {
+    let here = config.data_dir.display();
+    match (config.is_replicated(), config.blob_url.split('?').next().unwrap_or_default()) {
+        (false, "") => format!("data in {here}"),
+        (false, bucket) => format!("rows in {here}, bytes in {bucket}"),
+        (true, "") => format!("rows in PostgreSQL, bytes in {here}"),
+        (true, bucket) => format!("rows in PostgreSQL, bytes in {bucket}"),
     }
 }
 

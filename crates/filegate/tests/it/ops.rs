@@ -31,6 +31,26 @@ fn health_on_both_listeners() {
     kit::fault(reply.send(), 404);
 }
 
+/// What containers run to see whether they are well.
+#[test]
+fn the_health_command_asks_readyz() {
+    let health = |url: &str, more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_filegate"));
+        filegate_testkit::server::clean_environment(&mut command);
+        let output = command.args(["health", "--url", url]).args(more).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let mut server = kit::start();
+    let mounted = format!("{}/minimax/v1", server.url());
+    assert_eq!(health(&mounted, &[]), (Some(0), "ready\n".to_owned()));
+    assert_eq!(health(&server.url(), &["--live"]), (Some(0), "alive\n".to_owned()));
+    assert_eq!(health(&server.url(), &["--quiet"]), (Some(0), String::new()));
+    server.kill();
+    let (code, said) = health(&server.url(), &["--json"]);
+    assert_eq!(code, Some(3));
+    assert!(said.starts_with("{\"ready\":false,\"text\":\"no answer from http://"), "{said}");
+}
+
 #[test]
 fn metrics_count_what_happens() {
     let server = kit::start();

@@ -27,7 +27,8 @@ const NOT_HERE: &str = "the bytes are on S3, which a snapshot of the data direct
 /// whole and not in the audit log.
 pub(super) async fn make(ask: &Ask, action: &'static str, again: Option<&Repeatable>) -> Answered {
     let target = ask.json::<Backup>()?.directory;
-    let Some(blobs) = ask.app.blobs.as_local().cloned() else {
+    let here = ask.app.blobs.as_local().cloned().zip(ask.app.catalog.path().map(ToOwned::to_owned));
+    let Some((blobs, catalog)) = here else {
         return Err(Problem::conflict(NOT_HERE));
     };
     if let Err(why) = backup::refuse(&target) {
@@ -41,7 +42,6 @@ pub(super) async fn make(ask: &Ask, action: &'static str, again: Option<&Repeata
         return Ok(dry(reply));
     }
     let into = target.clone();
-    let catalog = ask.app.catalog.path().to_owned();
     let made = ask.app.tasks.blocking(move || backup::make(&catalog, &blobs, &into));
     let made = made.await.map_err(|_panic| Problem::internal())??;
     let result: Value = json!({

@@ -1,11 +1,10 @@
-//! The admin API within the process, on the data directory itself.
+//! The admin API within the process, on the stores themselves.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use filegate_store::{DataDir, Reserve};
 use filegate_types::SystemClock;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -15,13 +14,12 @@ use super::auth::Local;
 use super::problem::Problem;
 use crate::app::App;
 use crate::config::Config;
-use crate::{StartError, assemble};
+use crate::{StartError, Stores, assemble};
 
 /// The admin API without listeners. It takes no lock, so it works beside a running server as well; what
 /// only that server can do, such as waking its jobs, happens in its next round.
 ///
-/// Who can read and write the data directory may do everything: the way back in when the last token
-/// is lost.
+/// Who can read and write the catalog may do everything: the way back in when the last token is lost.
 #[derive(Debug)]
 pub struct LocalAdmin {
     app: Arc<App>,
@@ -29,11 +27,10 @@ pub struct LocalAdmin {
 }
 
 impl LocalAdmin {
-    /// Opens the data directory, making it where it is missing.
+    /// Opens the stores that the settings name, making a data directory where it is missing.
     pub async fn open(config: Config) -> Result<Self, StartError> {
-        let dir = DataDir::open(&config.data_dir)?;
-        let reserve = Arc::new(Reserve::of(&dir));
-        let app = assemble(config, &dir, reserve, Arc::new(SystemClock)).await?;
+        let stores = Stores::open(&config).await?;
+        let app = assemble(config, stores, Arc::new(SystemClock)).await?;
         let router = crate::http::operators(&app);
         Ok(Self { app, router })
     }

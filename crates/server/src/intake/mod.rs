@@ -415,10 +415,11 @@ impl UploadGuard {
                     StoreError::Poisoned
                         | StoreError::Closed
                         | StoreError::Catalog { .. }
-                        | StoreError::Unavailable { .. }
+                        | StoreError::Uncertain { .. }
                 ) {
-                    // Whether the row is there is not known: the blob must stay for it. If it is not,
-                    // the reaper finds the upload when its lease has ended, or at the next start.
+                    // Whether the row is on disk is not known: the blob must stay for it. The
+                    // reaper finds out when the lease has ended, or the next start, and purges it
+                    // if the upload is still one.
                     self.key = None;
                 }
                 Err(store_failed(&error))

@@ -33,6 +33,8 @@ const UNFINISHED_AGE: Duration = Duration::from_hours(1);
 
 /// Rows taken at a time.
 pub(crate) const BATCH: u32 = 500;
+/// How long a replica may take for the jobs that it took at a time before others take them for its leavings.
+const CLAIM: Duration = Duration::from_mins(5);
 /// Longest pause before a failed job is tried again.
 const BACKOFF_MAX: Duration = Duration::from_mins(10);
 
@@ -97,15 +99,16 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
         }
     }
     while !app.tasks.is_stopping() {
-        let due = app.catalog.due_jobs(now, BATCH).await?;
+        let due = app.catalog.claim_jobs(now, BATCH, CLAIM).await?;
         let last_batch = due.len() < BATCH as usize;
         purge(app, due).await?;
         if last_batch {
             break;
         }
     }
-    let reserve = Arc::clone(&app.reserve);
-    let _told_in_its_log = app.tasks.blocking(move || reserve.restore()).await;
+    if let Some(reserve) = app.reserve.clone() {
+        let _told_in_its_log = app.tasks.blocking(move || reserve.restore()).await;
+    }
     Ok(())
 }
 

@@ -83,6 +83,12 @@ pub struct Webhook {
 #[serde(transparent)]
 pub struct Secret(String);
 
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl Secret {
     /// What it is, for whoever signs or connects with it.
     pub fn expose(&self) -> &str {

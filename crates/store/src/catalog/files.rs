@@ -1,11 +1,12 @@
 //! Committed files.
 
+use super::sql::{self, Connection, OptionalExtension as _, Value};
 use filegate_types::{
     AccountId, BlobKey, Call, FileId, FileRecord, KeyId, PurposeName, UnixMillis,
 };
-use rusqlite::{Connection, OptionalExtension};
 
 use super::books::{self, Short};
+use super::uploads::by_account;
 use super::usage::{self, Usage};
 use super::{Catalog, freeing, jobs, record, select_files, synced};
 use crate::error::StoreError;
@@ -99,46 +100,11 @@ impl Catalog {
         self.engine
             .read("listing files", move |c| {
                 let before = after.map_or(i64::MAX, FileId::get);
-                let names: Vec<_> = purposes.iter().map(PurposeName::as_str).collect();
-                let first = names.first().map(|name| (*name).to_owned());
-                let (sql, first, second) = match *names {
-                    [] => (
-                        select_files!(
-                            "WHERE account_id = ?1 AND file_id < ?2
-                               AND (expires_at IS NULL OR expires_at > ?3)
-                               AND ?5 IS NULL AND ?6 IS NULL
-                             ORDER BY file_id DESC LIMIT ?4"
-                        ),
-                        None,
-                        None,
-                    ),
-                    // A purpose and its twin: what clients ask for.
-                    [_] | [_, _] => (
-                        select_files!(
-                            "WHERE account_id = ?1 AND purpose IN (?5, ?6) AND file_id < ?2
-                               AND (expires_at IS NULL OR expires_at > ?3)
-                             ORDER BY file_id DESC LIMIT ?4"
-                        ),
-                        first,
-                        names.get(1).copied(),
-                    ),
-                    // All that a key may touch.
-                    _ => (
-                        select_files!(
-                            "WHERE account_id = ?1 AND file_id < ?2
-                               AND purpose IN (SELECT value FROM json_each(?5))
-                               AND (expires_at IS NULL OR expires_at > ?3)
-                               AND ?6 IS NULL
-                             ORDER BY file_id DESC LIMIT ?4"
-                        ),
-                        Some(serde_json::Value::from(names.clone()).to_string()),
-                        None,
-                    ),
-                };
-                let mut statement = c.prepare_cached(sql)?;
-                let rows = statement
-                    .query_map((account.0, before, now.0, limit, first, second), record)?;
-                rows.collect()
+                let mut values =
+                    [account.0, before, now.0, i64::from(limit)].map(Value::Integer).to_vec();
+                values.extend(purposes.iter().map(|p| Value::Text(p.as_str().to_owned())));
+                let mut statement = c.prepare_cached(&list_sql(purposes.len()))?;
+                statement.query_map(&values[..], record)?.collect()
             })
             .await
     }
@@ -156,7 +122,7 @@ impl Catalog {
         now: UnixMillis,
     ) -> Result<DeleteOutcome, StoreError> {
         self.engine
-            .write(freeing("deleting a file"), move |c| {
+            .write(freeing("deleting a file").of(account), move |c| {
                 let found: Option<String> = c
                     .prepare_cached(
                         "SELECT purpose FROM files
@@ -186,18 +152,31 @@ impl Catalog {
 
     /// Deletes files whose time has come, at most `limit`; says how many.
     pub async fn expire_due(&self, now: UnixMillis, limit: u32) -> Result<usize, StoreError> {
-        self.engine
-            .write(freeing("expiring files"), move |c| {
-                let mut statement =
-                    c.prepare_cached("SELECT file_id FROM files WHERE expires_at <= ?1 LIMIT ?2")?;
-                let due: Vec<i64> =
-                    statement.query_map((now.0, limit), |r| r.get(0))?.collect::<Result<_, _>>()?;
-                for file_id in &due {
-                    remove(c, *file_id, DeleteCause::Expired, now)?;
-                }
-                Ok(due.len())
+        let due = self
+            .engine
+            .read("looking for expired files", move |c| {
+                let mut statement = c.prepare_cached(
+                    "SELECT account_id, file_id FROM files WHERE expires_at <= ?1
+                     ORDER BY expires_at LIMIT ?2",
+                )?;
+                let rows = statement.query_map((now.0, limit), |row| {
+                    Ok((row.get::<i64>(0)?, row.get::<i64>(1)?))
+                })?;
+                rows.collect::<sql::Result<Vec<_>>>()
             })
-            .await
+            .await?;
+        let mut expired = 0;
+        // Account by account, each locked as by a delete: a file goes once, with one receipt.
+        for (account, files) in by_account(due) {
+            let change = freeing("expiring files").of(account);
+            let gone = self.engine.write(change, move |c| {
+                files.iter().try_fold(0, |gone, file_id| {
+                    Ok(gone + usize::from(remove(c, *file_id, DeleteCause::Expired, now)?))
+                })
+            });
+            expired += gone.await?;
+        }
+        Ok(expired)
     }
 
     /// Files after `after` in id order, of all accounts: for the scrub and for fsck.
@@ -252,13 +231,32 @@ impl Catalog {
     }
 }
 
+/// The SELECT of a list of files of so many purposes, or of any. Each purpose is a walk down an index that
+/// ends at the limit, however many files there are.
+fn list_sql(purposes: usize) -> String {
+    const ANY: &str = select_files!(
+        "WHERE account_id = ?1 AND file_id < ?2 AND (expires_at IS NULL OR expires_at > ?3)
+         ORDER BY file_id DESC LIMIT ?4"
+    );
+    const ONE: &str = select_files!(
+        "WHERE account_id = ?1 AND file_id < ?2 AND (expires_at IS NULL OR expires_at > ?3)
+           AND purpose = ?"
+    );
+    const END: &str = "ORDER BY file_id DESC LIMIT ?4";
+    match purposes {
+        0 => ANY.to_owned(),
+        1 => format!("{ONE}5 {END}"),
+        _ => {
+            let each = |n| format!("SELECT * FROM ({ONE}{} {END}) AS of_{n}", n + 5);
+            let all: Vec<_> = (0..purposes).map(each).collect();
+            format!("SELECT * FROM ({}) AS all_of_them {END}", all.join(" UNION ALL "))
+        }
+    }
+}
+
 /// Removes the row of a file that `live` says is deleted, with the receipt it has there: for a snapshot
 /// that was taken just before.
-pub(crate) fn drop_lost(
-    snapshot: &Connection,
-    live: &Connection,
-    file_id: i64,
-) -> rusqlite::Result<()> {
+pub(crate) fn drop_lost(snapshot: &Connection, live: &Connection, file_id: i64) -> sql::Result<()> {
     let (cause, deleted_at): (String, i64) = live.query_row(
         "SELECT cause, deleted_at FROM receipts WHERE file_id = ?1",
         [file_id],
@@ -271,32 +269,52 @@ pub(crate) fn drop_lost(
 }
 
 /// Removes the row of a file, counts it off, leaves a receipt and has its bytes purged. False if
-/// there is none.
+/// there is none. Its account must be locked.
 pub(super) fn remove(
     c: &Connection,
     file_id: i64,
     cause: DeleteCause,
     now: UnixMillis,
-) -> rusqlite::Result<bool> {
-    c.prepare_cached(
-        "INSERT INTO receipts (file_id, account_id, purpose, filename, bytes, sha256, blob_key,
-                               cause, deleted_at)
-         SELECT file_id, account_id, purpose, filename, bytes, sha256, blob_key, ?2, ?3
-         FROM files WHERE file_id = ?1",
-    )?
-    .execute((file_id, cause.name(), now.0))?;
+) -> sql::Result<bool> {
     let removed = c
         .prepare_cached(
             "DELETE FROM files WHERE file_id = ?1
-             RETURNING account_id, purpose, bytes, blob_key",
+             RETURNING account_id, purpose, filename, bytes, sha256, blob_key",
         )?
         .query_row([file_id], |row| {
-            let (purpose, bytes): (String, i64) = (row.get(1)?, row.get(2)?);
-            Ok((AccountId(row.get(0)?), purpose, bytes, row.get::<_, String>(3)?))
+            let (account, purpose, filename) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (bytes, sha256, blob_key) = (row.get(3)?, row.get(4)?, row.get(5)?);
+            Ok(Removed { account, purpose, filename, bytes, sha256, blob_key })
         })
         .optional()?;
-    let Some((account, purpose, bytes, blob_key)) = removed else { return Ok(false) };
-    usage::store(c, account, &purpose, -1, -bytes)?;
-    jobs::enqueue_purge(c, &blob_key, now)?;
+    let Some(file) = removed else { return Ok(false) };
+    c.prepare_cached(
+        "INSERT INTO receipts (file_id, account_id, purpose, filename, bytes, sha256, blob_key,
+                               cause, deleted_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .queue((
+        file_id,
+        file.account,
+        &file.purpose,
+        &file.filename,
+        file.bytes,
+        &file.sha256,
+        &file.blob_key,
+        cause.name(),
+        now.0,
+    ))?;
+    usage::store(c, AccountId(file.account), &file.purpose, -1, -file.bytes)?;
+    jobs::enqueue_purge(c, &file.blob_key, now)?;
     Ok(true)
+}
+
+/// What a receipt says of a file.
+struct Removed {
+    account: i64,
+    purpose: String,
+    filename: String,
+    bytes: i64,
+    sha256: Vec<u8>,
+    blob_key: String,
 }

@@ -3,8 +3,8 @@
 //! Kept by the transaction that does what the answer says, so there is never one without the other. Only
 //! successes are kept: a refusal has changed nothing, and the same request may do better later.
 
+use super::sql::{self, Connection, OptionalExtension as _};
 use filegate_types::UnixMillis;
-use rusqlite::{Connection, OptionalExtension};
 
 use super::{Catalog, freeing};
 use crate::error::StoreError;
@@ -64,7 +64,7 @@ pub(super) fn find(
     owner: &str,
     key: &str,
     now: UnixMillis,
-) -> rusqlite::Result<Option<KeptAnswer>> {
+) -> sql::Result<Option<KeptAnswer>> {
     c.prepare_cached(
         "SELECT fingerprint, status, reply FROM idempotency
          WHERE owner = ?1 AND key = ?2 AND created_at > ?3",
@@ -75,18 +75,22 @@ pub(super) fn find(
     .optional()
 }
 
+/// Keeps an answer that [`find`] did not find. Both in one transaction that has locked the owner, be it an
+/// account or the operators: of two requests with one key the second finds the answer of the first.
 pub(super) fn keep(
     c: &Connection,
     first: &FirstAnswer,
     status: u16,
     reply: &[u8],
     now: UnixMillis,
-) -> rusqlite::Result<()> {
+) -> sql::Result<()> {
     // One that is older than a day is no longer an answer.
     c.prepare_cached(
-        "INSERT OR REPLACE INTO idempotency (owner, key, fingerprint, status, reply, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO idempotency (owner, key, fingerprint, status, reply, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (owner, key) DO UPDATE SET
+             fingerprint = excluded.fingerprint, status = excluded.status, reply = excluded.reply,
+             created_at = excluded.created_at",
     )?
-    .execute((&first.owner, &first.key, first.fingerprint, status, reply, now.0))
-    .map(drop)
+    .queue((&first.owner, &first.key, first.fingerprint, status, reply, now.0))
 }

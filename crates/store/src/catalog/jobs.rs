@@ -1,9 +1,11 @@
 //! Work that a commit has promised: done at least once, by whoever runs next.
 
-use filegate_types::UnixMillis;
-use rusqlite::{Connection, OptionalExtension};
+use std::time::Duration;
 
-use super::{Catalog, freeing};
+use super::sql::{self, Connection, OptionalExtension as _, Row};
+use filegate_types::UnixMillis;
+
+use super::{Catalog, freeing, relaxed};
 use crate::error::StoreError;
 
 /// What a job does. Every kind is idempotent.
@@ -36,29 +38,51 @@ pub struct Job {
 }
 
 impl Catalog {
-    /// Jobs whose time has come, oldest first, at most `limit`.
-    pub async fn due_jobs(&self, now: UnixMillis, limit: u32) -> Result<Vec<Job>, StoreError> {
-        self.engine
-            .read("looking for jobs", move |c| {
-                let mut statement = c.prepare_cached(
-                    "SELECT job_id, target, attempts FROM jobs
+    /// Takes jobs whose time has come, oldest first, at most `limit`: whoever asks next gets others. Those
+    /// that are neither finished nor put off come back when `lease` has passed, for then their taker is
+    /// taken for dead.
+    ///
+    /// With SQLite nobody else asks, and a job stays due until it is finished: after a crash it is done at
+    /// once. On PostgreSQL replicas pass over the rows that others are just taking.
+    pub async fn claim_jobs(
+        &self,
+        now: UnixMillis,
+        limit: u32,
+        lease: Duration,
+    ) -> Result<Vec<Job>, StoreError> {
+        let until = now.plus(lease);
+        let operation = "taking jobs";
+        if !self.is_shared() {
+            return self
+                .engine
+                .read(operation, move |c| {
+                    let mut statement = c.prepare_cached(
+                        "SELECT job_id, target, attempts FROM jobs
                      WHERE kind = 'purge_blob' AND run_at <= ?1 ORDER BY run_at LIMIT ?2",
+                    )?;
+                    statement.query_map((now.0, limit), job)?.collect()
+                })
+                .await;
+        }
+        // Relaxed: a claim that a crash forgets is a job that is done twice.
+        self.engine
+            .write(relaxed(operation), move |c| {
+                let mut statement = c.prepare_cached(
+                    "WITH due AS MATERIALIZED (
+                         SELECT job_id FROM jobs WHERE kind = 'purge_blob' AND run_at <= ?1
+                         ORDER BY run_at LIMIT ?2 FOR UPDATE SKIP LOCKED)
+                     UPDATE jobs SET run_at = ?3 FROM due WHERE jobs.job_id = due.job_id
+                     RETURNING jobs.job_id, target, attempts",
                 )?;
-                let rows = statement.query_map((now.0, limit), |row| {
-                    Ok(Job {
-                        job_id: row.get(0)?,
-                        kind: JobKind::PurgeBlob,
-                        target: row.get(1)?,
-                        attempts: row.get(2)?,
-                    })
-                })?;
-                rows.collect()
+                statement.query_map((now.0, limit, until.0), job)?.collect()
             })
             .await
     }
 
     /// Removes jobs that are done, and notes the time on the receipts of what they purged.
-    pub async fn finish_jobs(&self, jobs: Vec<i64>, now: UnixMillis) -> Result<(), StoreError> {
+    pub async fn finish_jobs(&self, mut jobs: Vec<i64>, now: UnixMillis) -> Result<(), StoreError> {
+        // In one order everywhere: two replicas may have done the same.
+        jobs.sort_unstable();
         self.engine
             .write(freeing("finishing jobs"), move |c| {
                 let mut done =
@@ -71,7 +95,7 @@ impl Catalog {
                     let target: Option<String> =
                         done.query_row([job], |row| row.get(0)).optional()?;
                     if let Some(target) = target {
-                        purged.execute((target, now.0))?;
+                        purged.queue((target, now.0))?;
                     }
                 }
                 Ok(())
@@ -99,14 +123,14 @@ impl Catalog {
     }
 }
 
-pub(super) fn enqueue_purge(
-    c: &Connection,
-    blob_key: &str,
-    now: UnixMillis,
-) -> rusqlite::Result<()> {
+fn job(row: &Row<'_>) -> sql::Result<Job> {
+    let kind = JobKind::PurgeBlob;
+    Ok(Job { job_id: row.get(0)?, kind, target: row.get(1)?, attempts: row.get(2)? })
+}
+
+pub(crate) fn enqueue_purge(c: &Connection, blob_key: &str, now: UnixMillis) -> sql::Result<()> {
     c.prepare_cached(
         "INSERT INTO jobs (kind, target, run_at) VALUES ('purge_blob', ?1, ?2) ON CONFLICT DO NOTHING",
     )?
-    .execute((blob_key, now.0))
-    .map(drop)
+    .queue((blob_key, now.0))
 }

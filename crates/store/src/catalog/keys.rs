@@ -1,9 +1,10 @@
 //! Accounts and keys.
 
+use super::sql::{self, OptionalExtension as _, Row};
 use filegate_types::{AccountId, Call, KeyHash, KeyId, Money, Principal, Scopes, UnixMillis};
-use rusqlite::OptionalExtension;
 
-use super::{Catalog, books, corrupt_column, json_or_default, synced};
+use super::books::{CallPrices, select_call_prices};
+use super::{Catalog, corrupt_column, json_or_default, synced};
 use crate::error::StoreError;
 
 /// A key to be made.
@@ -91,7 +92,7 @@ impl Catalog {
                             expires_at, revoked_at
                      FROM keys JOIN accounts USING (account_id) ORDER BY key_id",
                 )?;
-                let rows = statement.query_map([], |row| {
+                let rows = statement.query_map((), |row| {
                     Ok(KeyRow {
                         key_id: KeyId(row.get(0)?),
                         account: row.get(1)?,
@@ -99,8 +100,8 @@ impl Catalog {
                         hint: row.get(3)?,
                         scopes: scopes(row, 4)?,
                         created_at: UnixMillis(row.get(5)?),
-                        expires_at: row.get::<_, Option<i64>>(6)?.map(UnixMillis),
-                        revoked_at: row.get::<_, Option<i64>>(7)?.map(UnixMillis),
+                        expires_at: row.get::<Option<i64>>(6)?.map(UnixMillis),
+                        revoked_at: row.get::<Option<i64>>(7)?.map(UnixMillis),
                     })
                 })?;
                 rows.collect()
@@ -137,16 +138,17 @@ impl Catalog {
     ) -> Result<Option<Caller>, StoreError> {
         self.engine
             .read("looking up a key", move |c| {
-                let mut statement = c.prepare_cached(
+                let mut statement = c.prepare_cached(concat!(
                     "SELECT key_id, account_id, scopes, purposes, networks, keys.limits,
-                            accounts.limits, settings, balance - held, state
-                     FROM keys JOIN accounts USING (account_id)
+                            accounts.limits, settings, balance - held, state, least, most, of_all
+                     FROM (",
+                    select_call_prices!(),
+                    ") AS p CROSS JOIN keys JOIN accounts USING (account_id)
                      WHERE key_hash = ?1 AND revoked_at IS NULL
-                       AND (expires_at IS NULL OR expires_at > ?2)",
-                )?;
-                // Before the key is looked up: unknown keys cost the same time.
-                let prices = books::call_prices(c, call)?;
-                let row = statement.query_row((hash.as_bytes(), now.0), |row| {
+                       AND (expires_at IS NULL OR expires_at > ?2)"
+                ))?;
+                let row = statement.query_row((hash.as_bytes(), now.0, call.name()), |row| {
+                    let prices = CallPrices::of_row(row, 10)?;
                     let state: String = row.get(9)?;
                     let principal = Principal {
                         key_id: KeyId(row.get(0)?),
@@ -182,7 +184,7 @@ pub enum Caller {
     Disabled(KeyId),
 }
 
-fn scopes(row: &rusqlite::Row<'_>, index: usize) -> rusqlite::Result<Scopes> {
+fn scopes(row: &Row<'_>, index: usize) -> sql::Result<Scopes> {
     let text: String = row.get(index)?;
     text.parse().map_err(|why: String| corrupt_column(index, std::io::Error::other(why)))
 }

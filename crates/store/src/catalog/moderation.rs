@@ -6,8 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::sql::{self, Connection, Dialect, OptionalExtension as _};
 use filegate_types::UnixMillis;
-use rusqlite::{Connection, OptionalExtension};
 
 use super::{Catalog, corrupt_column, synced};
 use crate::error::StoreError;
@@ -134,13 +134,13 @@ impl BlockedVersion {
 }
 
 /// Adds an entry with a value that [`BlockedList::clean`] gave.
-pub fn block(
+pub(super) fn block(
     c: &Connection,
     list: BlockedList,
     value: &str,
     note: &str,
     now: UnixMillis,
-) -> rusqlite::Result<BlockOutcome> {
+) -> sql::Result<BlockOutcome> {
     let present = c
         .prepare_cached(
             "SELECT entry_id, list, value, note, created_at FROM blocked
@@ -167,7 +167,7 @@ pub fn block(
 }
 
 /// Removes an entry; gives what it was.
-pub fn unblock(c: &Connection, entry_id: i64) -> rusqlite::Result<Option<BlockedEntry>> {
+pub(super) fn unblock(c: &Connection, entry_id: i64) -> sql::Result<Option<BlockedEntry>> {
     c.prepare_cached(
         "DELETE FROM blocked WHERE entry_id = ?1
          RETURNING entry_id, list, value, note, created_at",
@@ -177,31 +177,35 @@ pub fn unblock(c: &Connection, entry_id: i64) -> rusqlite::Result<Option<Blocked
 }
 
 /// Entries after `after` in the order they were added, of `list` or of all, at most `limit`.
-pub fn blocked(
+pub(super) fn blocked(
     c: &Connection,
     list: Option<BlockedList>,
     after: i64,
     limit: u32,
-) -> rusqlite::Result<Vec<BlockedEntry>> {
+) -> sql::Result<Vec<BlockedEntry>> {
     let mut statement = c.prepare_cached(
         "SELECT entry_id, list, value, note, created_at FROM blocked
-         WHERE entry_id > ?1 AND (?2 IS NULL OR list = ?2) ORDER BY entry_id LIMIT ?3",
+         WHERE entry_id > ?1 AND (CAST(?2 AS TEXT) IS NULL OR list = ?2) ORDER BY entry_id LIMIT ?3",
     )?;
     let rows = statement.query_map((after, list.map(BlockedList::name), limit), entry)?;
     rows.collect()
 }
 
-/// What stands in the lists now, in one glance. Ids are never used again (AUTOINCREMENT), so an entry
-/// that took another's place is seen too.
-pub fn blocked_version(c: &Connection) -> rusqlite::Result<BlockedVersion> {
-    c.prepare_cached(
-        "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'blocked'), 0),
-                (SELECT count(*) FROM blocked)",
-    )?
-    .query_row([], |row| Ok(BlockedVersion { last_id: row.get(0)?, entries: row.get(1)? }))
+/// What stands in the lists now, in one glance. Ids are never used again and only grow, for whoever adds
+/// an entry has locked the lists: so as long as the last id and the count are the same, so is the rest.
+pub(super) fn blocked_version(c: &Connection) -> sql::Result<BlockedVersion> {
+    c.prepare_cached(match c.dialect() {
+        Dialect::Sqlite => {
+            "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'blocked'), 0),
+                    (SELECT count(*) FROM blocked)"
+        }
+        // A sequence runs ahead of what is committed.
+        Dialect::Postgres => "SELECT coalesce(max(entry_id), 0), count(*) FROM blocked",
+    })?
+    .query_row((), |row| Ok(BlockedVersion { last_id: row.get(0)?, entries: row.get(1)? }))
 }
 
-fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<BlockedEntry> {
+fn entry(row: &sql::Row<'_>) -> sql::Result<BlockedEntry> {
     let list: String = row.get(1)?;
     let list = list.parse().map_err(|why: String| corrupt_column(1, std::io::Error::other(why)))?;
     Ok(BlockedEntry {
@@ -222,13 +226,14 @@ impl Catalog {
         note: String,
         now: UnixMillis,
     ) -> Result<BlockOutcome, StoreError> {
-        let change = synced("adding a blocked entry");
+        let change = synced("adding a blocked entry").by_operators();
         self.engine.write(change, move |c| block(c, list, &value, &note, now)).await
     }
 
     /// Removes an entry; see [`unblock`].
     pub async fn unblock(&self, entry_id: i64) -> Result<Option<BlockedEntry>, StoreError> {
-        self.engine.write(synced("removing a blocked entry"), move |c| unblock(c, entry_id)).await
+        let change = synced("removing a blocked entry").by_operators();
+        self.engine.write(change, move |c| unblock(c, entry_id)).await
     }
 
     /// A page of the lists; see [`blocked`].
@@ -249,12 +254,13 @@ impl Catalog {
     /// Every entry, with the version that they are.
     pub async fn all_blocked(&self) -> Result<(BlockedVersion, Vec<BlockedEntry>), StoreError> {
         self.engine
-            .read("reading the blocked lists", |c| {
-                // One snapshot: the version must not be newer than the entries.
-                let snapshot = c.unchecked_transaction()?;
-                let version = blocked_version(&snapshot)?;
-                let entries = blocked(&snapshot, None, 0, 2 * HASHES_MAX + TERMS_MAX)?;
-                Ok((version, entries))
+            .read_slowly("reading the blocked lists", |c| {
+                // The version must not be newer than the entries.
+                c.snapshot(|c| {
+                    let version = blocked_version(c)?;
+                    let entries = blocked(c, None, 0, 2 * HASHES_MAX + TERMS_MAX)?;
+                    Ok((version, entries))
+                })
             })
             .await
     }
@@ -267,7 +273,7 @@ mod tests {
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
     fn database() -> Connection {
-        let c = Connection::open_in_memory().unwrap();
+        let c = Connection::Sqlite(rusqlite::Connection::open_in_memory().unwrap());
         for step in [
             include_str!("../../../../migrations/sqlite/0001_files.sql"),
             include_str!("../../../../migrations/sqlite/0002_tenants.sql"),

@@ -1,11 +1,13 @@
 //! Uploads in progress: begun, renewed, aborted, reaped, and committed to files.
 
+use std::collections::BTreeMap;
+
+use super::sql::{self, Connection, OptionalExtension as _, Row};
 use filegate_types::units::Bytes;
 use filegate_types::{
     AccountId, BlobKey, Call, FileId, FileRecord, FileState, KeyId, Money, PurposeName,
     TenantLimits, UnixMillis,
 };
-use rusqlite::{Connection, OptionalExtension};
 
 use super::books::{self, Entry, Short};
 use super::idempotency::{self, FirstAnswer};
@@ -121,7 +123,7 @@ impl Catalog {
                          (blob_key, account_id, started_at, lease_until, key_id, hold)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 )?
-                .execute((
+                .queue((
                     upload.blob_key.as_str(),
                     upload.account.0,
                     now.0,
@@ -152,7 +154,10 @@ impl Catalog {
     /// Forgets an upload whose bytes are already gone from the store, and voids its hold.
     pub async fn abort_upload(&self, key: BlobKey) -> Result<(), StoreError> {
         self.engine
-            .write(relaxed("aborting an upload"), move |c| take(c, key.as_str()).map(drop))
+            .write(relaxed("aborting an upload"), move |c| {
+                lock_owner(c, key.as_str())?;
+                take(c, key.as_str()).map(drop)
+            })
             .await
     }
 
@@ -169,7 +174,9 @@ impl Catalog {
     ) -> Result<CommitOutcome, StoreError> {
         let committed = self
             .engine
-            .write(synced("committing an upload"), move |c| commit(c, account, &file, now))
+            .write(synced("committing an upload").of(account), move |c| {
+                commit(c, account, &file, now)
+            })
             .await?;
         committed.ok_or(StoreError::LeaseLost)
     }
@@ -193,35 +200,94 @@ impl Catalog {
     /// Gives the bytes of uploads whose lease ended by `deadline` to the purge job and voids their
     /// holds, at most `limit`; says how many. With a deadline in the far future: all of them, as at
     /// a start.
+    ///
+    /// Uploads are taken account by account, each in a transaction that locks the account as a commit
+    /// does: an upload is either committed or reaped, and another replica's reaper finds it gone.
     pub async fn reap_uploads(
         &self,
         deadline: UnixMillis,
         now: UnixMillis,
         limit: u32,
     ) -> Result<usize, StoreError> {
-        self.engine
-            .write(freeing("reaping uploads"), move |c| {
+        let lapsed = self
+            .engine
+            .read("looking for lapsed uploads", move |c| {
                 let mut statement = c.prepare_cached(
-                    "SELECT blob_key FROM uploads WHERE lease_until <= ?1 LIMIT ?2",
+                    "SELECT account_id, blob_key FROM uploads WHERE lease_until <= ?1
+                     ORDER BY lease_until LIMIT ?2",
                 )?;
-                let lapsed: Vec<String> = statement
-                    .query_map((deadline.0, limit), |r| r.get(0))?
-                    .collect::<Result<_, _>>()?;
-                for blob_key in &lapsed {
-                    take(c, blob_key)?;
-                    jobs::enqueue_purge(c, blob_key, now)?;
-                }
-                Ok(lapsed.len())
+                let rows = statement.query_map((deadline.0, limit), |row| {
+                    Ok((row.get::<i64>(0)?, row.get::<String>(1)?))
+                })?;
+                rows.collect::<sql::Result<Vec<_>>>()
             })
-            .await
+            .await?;
+        let mut reaped = 0;
+        for (account, blob_keys) in by_account(lapsed) {
+            let change = freeing("reaping uploads").of(account);
+            reaped +=
+                self.engine.write(change, move |c| reap(c, &blob_keys, deadline, now)).await?;
+        }
+        Ok(reaped)
     }
 }
 
-/// Removes the row of an upload and its hold; says whose it was and what it held.
-pub(super) fn take(c: &Connection, blob_key: &str) -> rusqlite::Result<Option<(AccountId, Money)>> {
+/// What belongs to the same account together.
+pub(super) fn by_account<T>(rows: Vec<(i64, T)>) -> BTreeMap<AccountId, Vec<T>> {
+    let mut all: BTreeMap<AccountId, Vec<T>> = BTreeMap::new();
+    for (account, row) in rows {
+        all.entry(AccountId(account)).or_default().push(row);
+    }
+    all
+}
+
+/// Takes those of the uploads that have still lapsed; says how many.
+fn reap(
+    c: &Connection,
+    blob_keys: &[String],
+    deadline: UnixMillis,
+    now: UnixMillis,
+) -> sql::Result<usize> {
+    let mut reaped = 0;
+    for blob_key in blob_keys {
+        let taken = c
+            .prepare_cached(
+                "DELETE FROM uploads WHERE blob_key = ?1 AND lease_until <= ?2
+                 RETURNING account_id, hold",
+            )?
+            .query_row((blob_key, deadline.0), owner_and_hold)
+            .optional()?;
+        if let Some((account, hold)) = taken {
+            books::release(c, account, hold)?;
+            jobs::enqueue_purge(c, blob_key, now)?;
+            reaped += 1;
+        }
+    }
+    Ok(reaped)
+}
+
+fn owner_and_hold(row: &Row<'_>) -> sql::Result<(AccountId, Money)> {
+    Ok((AccountId(row.get(0)?), Money(row.get(1)?)))
+}
+
+/// Locks the account of an upload, if there is such an upload: before its row is touched.
+pub(super) fn lock_owner(c: &Connection, blob_key: &str) -> sql::Result<()> {
+    let owner = c
+        .prepare_cached("SELECT account_id FROM uploads WHERE blob_key = ?1")?
+        .query_row([blob_key], |row| row.get(0))
+        .optional()?;
+    if let Some(owner) = owner {
+        c.lock_account(owner);
+    }
+    Ok(())
+}
+
+/// Removes the row of an upload and its hold; says whose it was and what it held. Its account must be
+/// locked.
+pub(super) fn take(c: &Connection, blob_key: &str) -> sql::Result<Option<(AccountId, Money)>> {
     let taken = c
         .prepare_cached("DELETE FROM uploads WHERE blob_key = ?1 RETURNING account_id, hold")?
-        .query_row([blob_key], |row| Ok((AccountId(row.get(0)?), Money(row.get(1)?))))
+        .query_row([blob_key], owner_and_hold)
         .optional()?;
     if let Some((account, hold)) = taken {
         books::release(c, account, hold)?;
@@ -234,7 +300,7 @@ fn commit(
     account: AccountId,
     file: &NewFile,
     now: UnixMillis,
-) -> rusqlite::Result<Option<CommitOutcome>> {
+) -> sql::Result<Option<CommitOutcome>> {
     let bytes = Bytes(file.sum.bytes);
     // Before anything is changed: an outcome that is no error does not roll back.
     if let Some(first) = &file.first_answer
@@ -247,12 +313,16 @@ fn commit(
     }
     let Some((owner, hold)) = take(c, file.blob_key.as_str())? else { return Ok(None) };
     if owner != account {
-        return Err(rusqlite::Error::QueryReturnedNoRows);
+        return Err(sql::Error::NoRows);
     }
     let file_id = insert(c, account, file, now)?;
     let purpose = file.purpose.as_str();
     // What was held is the most that is taken: a price that rose since is for the next upload.
-    let charged = books::upload_price(c, purpose, bytes)?.min(hold);
+    let charged = if hold.is_zero() {
+        Money::ZERO
+    } else {
+        books::upload_price(c, purpose, bytes)?.min(hold)
+    };
     let reference = format!("upload:{}", file.blob_key);
     let entry = Entry {
         call: Some(Call::Upload),
@@ -306,10 +376,12 @@ fn over_quota(
     limits: &TenantLimits,
     purpose: Option<&PurposeName>,
     bytes: Bytes,
-) -> rusqlite::Result<Option<Quota>> {
+) -> sql::Result<Option<Quota>> {
     if let Some(limit) = limits.stored_bytes {
         let stored: i64 = c
-            .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM stored WHERE account_id = ?1")?
+            .prepare_cached(
+                "SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM stored WHERE account_id = ?1",
+            )?
             .query_row([account.0], |row| row.get(0))?;
         let stored = Bytes(stored.cast_unsigned());
         if stored.0.saturating_add(bytes.0) > limit.0 {
@@ -332,7 +404,7 @@ fn insert(
     account: AccountId,
     file: &NewFile,
     now: UnixMillis,
-) -> rusqlite::Result<FileId> {
+) -> sql::Result<FileId> {
     let mut statement = c.prepare_cached(
         "INSERT INTO files (file_id, account_id, purpose, filename, bytes, media_type, blob_key,
                             created_at, expires_at, sha256, media, block_sums, key_id, state,
@@ -366,5 +438,5 @@ fn insert(
             }
         }
     }
-    Err(rusqlite::Error::StatementChangedRows(0))
+    Err(sql::Error::Other("no free id for a file".to_owned()))
 }

@@ -8,8 +8,8 @@ use filegate_types::BlobKey;
 
 use crate::support::{NOW, Store, blob_key, in_ms};
 
-const LOOK: Options = Options { repair: false, digests: true };
-const MEND: Options = Options { repair: true, digests: true };
+const LOOK: Options = Options { repair: false, alone: false, digests: true };
+const MEND: Options = Options { repair: true, alone: true, digests: true };
 
 async fn run(store: &Store, options: Options) -> Report {
     // Two hours later, so that blobs of NOW are not taken for uploads in flight.

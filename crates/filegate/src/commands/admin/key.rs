@@ -1,10 +1,9 @@
 //! `filegate key`.
 
-use std::sync::Arc;
-
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use filegate_store::{Caller, Catalog, Reserve};
+use filegate_server::Stores;
+use filegate_store::Caller;
 use filegate_types::units::Span;
 use filegate_types::{Call as Priced, Clock as _, KeyHash, Scopes, SystemClock};
 
@@ -203,15 +202,14 @@ fn id_of(text: &str, admin: &AdminArgs) -> Result<i64, Failure> {
     }
     if admin.is_remote()? {
         return Err(Failure::Usage(
-            "the key itself is looked up on the data directory only: give its id; `filegate key ls` \
+            "the key itself is looked up in the catalog only: give its id; `filegate key ls` \
              shows the last four characters of each"
                 .to_owned(),
         ));
     }
     let found = super::super::server_runtime()?.block_on(async {
-        let dir = admin.existing_directory()?;
-        let catalog = Catalog::open(&dir, Arc::new(Reserve::of(&dir)));
-        let catalog = catalog.context("cannot open the catalog")?;
+        let stores = Stores::open(&admin.existing_store()?).await;
+        let catalog = stores.context("cannot open the catalog")?.catalog;
         let who = catalog.authenticate(KeyHash::of(text), Priced::List, SystemClock.now()).await;
         who.context("cannot look the key up").map_err(Failure::from)
     })?;

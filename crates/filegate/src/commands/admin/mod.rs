@@ -27,7 +27,8 @@ mod transport;
 pub(crate) mod usage;
 
 use clap::Args;
-use filegate_store::DataDir;
+use filegate_server::Stores;
+use filegate_server::config::Config;
 use tokio::runtime::Builder;
 
 use self::request::{Call, Show};
@@ -73,28 +74,30 @@ pub(crate) struct AdminArgs {
 }
 
 impl AdminArgs {
-    /// Whether the command is meant for a running gateway. A directory that is named wins over a
-    /// token from the environment: it is the way back in when the token is lost.
+    /// Whether the command is meant for a running gateway. A store that is named wins over a token
+    /// from the environment: it is the way back in when the token is lost.
     fn is_remote(&self) -> Result<bool, Failure> {
-        if self.directory.data_dir.is_some() {
+        if self.directory.data_dir.is_some() || self.directory.database_url.is_some() {
             return Ok(false);
         }
         let token = self.admin_token.as_ref().is_some_and(|token| !token.0.trim().is_empty());
         let url = self.admin_url.as_ref().is_some_and(|url| !url.trim().is_empty());
         if url && !token {
             return Err(Failure::Usage(
-                "no admin token for --admin-url: set FILEGATE_ADMIN_TOKEN; or name the data \
-                 directory with --data-dir on the server's machine"
+                "no admin token for --admin-url: set FILEGATE_ADMIN_TOKEN; or name the store, with \
+                 --data-dir on the server's machine or with --database-url"
                     .to_owned(),
             ));
         }
         Ok(token)
     }
 
-    /// The data directory, which has to be there.
-    fn existing_directory(&self) -> Result<DataDir, Failure> {
+    /// The settings of a store, which has to be there if it is a directory.
+    fn existing_store(&self) -> Result<Config, Failure> {
+        let config = self.directory.load()?;
         let told = |error| Failure::Usage(format!("{:#}", anyhow::Error::from(error)));
-        DataDir::open_existing(&self.directory.load()?.data_dir).map_err(told)
+        Stores::refuse_absent(&config).map_err(told)?;
+        Ok(config)
     }
 }
 

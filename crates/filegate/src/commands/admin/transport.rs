@@ -1,4 +1,4 @@
-//! The two ways to a gateway: HTTP to its operators' address, or its data directory.
+//! The two ways to a gateway: HTTP to its operators' address, or its stores.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ pub(super) struct Answer {
 pub(super) enum Transport {
     /// The running one.
     Http(Remote),
-    /// Its data directory.
+    /// Its stores.
     Local(Box<LocalAdmin>),
 }
 
@@ -88,7 +88,7 @@ impl Transport {
             return Remote::new(args).map(Self::Http);
         }
         if !makes {
-            args.existing_directory()?;
+            args.existing_store()?;
         }
         // There is no other log for the causes of failures.
         let level = if printer.is_verbose() { "info" } else { "error" };

@@ -1,7 +1,7 @@
 //! Accounts.
 
+use crate::catalog::sql::{Connection, OptionalExtension as _};
 use filegate_types::{AccountId, AccountSettings, Money, TenantLimits, UnixMillis};
-use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -46,17 +46,19 @@ const VIEW: View = View {
         ("a.limits", "limits", Kind::Json),
         ("a.settings", "settings", Kind::Json),
         (
-            "(SELECT coalesce(sum(files), 0) FROM stored s WHERE s.account_id = a.account_id)",
+            "(SELECT CAST(coalesce(sum(files), 0) AS BIGINT) FROM stored s WHERE s.account_id = a.account_id)",
             "stored_files",
             Kind::Plain,
         ),
         (
-            "(SELECT coalesce(sum(bytes), 0) FROM stored s WHERE s.account_id = a.account_id)",
+            "(SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM stored s WHERE s.account_id = a.account_id)",
             "stored_bytes",
             Kind::Plain,
         ),
         (
-            "(SELECT json_group_object(purpose, json_object('files', files, 'bytes', bytes))
+            // By hand: the two databases have other functions for JSON. A purpose has no quotes.
+            "(SELECT '{' || coalesce(string_agg('\"' || purpose || '\":{\"files\":' || files
+                                                || ',\"bytes\":' || bytes || '}', ','), '') || '}'
               FROM stored s WHERE s.account_id = a.account_id AND files > 0)",
             "stored",
             Kind::Json,
@@ -98,14 +100,14 @@ pub(super) fn create(c: &Connection, new: &NewAccount, now: UnixMillis) -> Resul
     let made = c
         .prepare_cached(
             "INSERT INTO accounts (name, created_at, limits, settings) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT DO NOTHING",
+             ON CONFLICT DO NOTHING RETURNING account_id",
         )?
-        .execute((&new.name, now.0, json(&new.limits), json(&new.settings)))?;
-    if made == 0 {
+        .query_row((&new.name, now.0, json(&new.limits), json(&new.settings)), |row| row.get(0))
+        .optional()?;
+    let Some(account) = made.map(AccountId) else {
         let why = format!("there is an account {:?} already", new.name);
         return Err(Refusal::Conflict(why).into());
-    }
-    let account = AccountId(c.last_insert_rowid());
+    };
     let entry =
         Entry { reason: "opening balance", ..Entry::of(account, now, "top_up", new.balance) };
     books::post(c, &entry)?;

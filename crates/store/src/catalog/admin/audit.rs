@@ -1,6 +1,6 @@
 //! Who did what.
 
-use rusqlite::Connection;
+use crate::catalog::sql::{self, Connection};
 
 use super::view::{Cursor, Kind, View, text};
 use super::{AdminCall, Applied, Listed, Page, Stop};
@@ -34,7 +34,7 @@ pub(super) fn list(
     VIEW.page(c, &filters, page)
 }
 
-pub(super) fn write(c: &Connection, call: &AdminCall, applied: &Applied) -> rusqlite::Result<()> {
+pub(super) fn write(c: &Connection, call: &AdminCall, applied: &Applied) -> sql::Result<()> {
     c.prepare_cached(
         "INSERT INTO audit (at, actor, origin, action, target, before, after)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",

@@ -1,8 +1,8 @@
 //! Files and receipts, whoever they belong to.
 
+use crate::catalog::sql::Value as Sql;
+use crate::catalog::sql::{Connection, OptionalExtension as _};
 use filegate_types::{FileState, UnixMillis};
-use rusqlite::Connection;
-use rusqlite::types::Value as Sql;
 use serde_json::{Value, json};
 
 use super::view::{Cursor, Kind, View, text};
@@ -168,6 +168,7 @@ fn obstacles(file: &Value, account: &Value, now: UnixMillis) -> Vec<String> {
 
 pub(super) fn act(c: &Connection, act: &FileAct, now: UnixMillis) -> Result<Applied, Stop> {
     let id = act.file_id;
+    lock_owner(c, id)?;
     let before = look(c, id)?;
     let state = match act.verb {
         FileVerb::Delete => {
@@ -183,6 +184,16 @@ pub(super) fn act(c: &Connection, act: &FileAct, now: UnixMillis) -> Result<Appl
     c.prepare_cached("UPDATE files SET state = ?2 WHERE file_id = ?1")?
         .execute((id, state.name()))?;
     Ok(with_reason(act, before, look(c, id)?))
+}
+
+/// Locks the account of a file, so that it is not deleted or expired at the same time.
+fn lock_owner(c: &Connection, id: i64) -> Result<(), Stop> {
+    let owner = c
+        .prepare_cached("SELECT account_id FROM files WHERE file_id = ?1")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    c.lock_account(owner.ok_or_else(|| unknown(id))?);
+    Ok(())
 }
 
 /// The reason is the audit log's: the file itself does not keep it.

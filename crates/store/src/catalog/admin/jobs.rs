@@ -1,7 +1,7 @@
 //! Work that waits.
 
+use crate::catalog::sql::Connection;
 use filegate_types::UnixMillis;
-use rusqlite::Connection;
 
 use super::view::{Cursor, Kind, View};
 use super::{Applied, Listed, Page, Refusal, Stop};
@@ -28,7 +28,10 @@ pub(super) fn run(c: &Connection, id: i64, now: UnixMillis) -> Result<Applied, S
     let look = || VIEW.one(c, "j.job_id = ?", id);
     let why = || Refusal::NotFound(format!("there is no job {id}: it may be done"));
     let before = look()?.ok_or_else(why)?;
-    c.prepare_cached("UPDATE jobs SET run_at = min(run_at, ?2) WHERE job_id = ?1")?
-        .execute((id, now.0))?;
+    c.prepare_cached(
+        "UPDATE jobs SET run_at = CASE WHEN run_at < ?2 THEN run_at ELSE ?2 END
+         WHERE job_id = ?1",
+    )?
+    .execute((id, now.0))?;
     Ok(Applied::of(format!("job:{id}"), Some(before), look()?.ok_or_else(why)?))
 }

@@ -1,8 +1,8 @@
 //! Keys.
 
+use crate::catalog::sql::{Connection, OptionalExtension as _};
 use filegate_types::{KeyHash, PurposeName, Scopes, TenantLimits, UnixMillis};
 use ipnet::IpNet;
-use rusqlite::Connection;
 use serde_json::Value;
 
 use super::accounts::{self, json};
@@ -79,7 +79,8 @@ const VIEW: View = View {
         ("k.name", "name", Kind::Plain),
         ("k.hint", "hint", Kind::Plain),
         (
-            "iif(k.scopes = '', '[]', '[\"' || replace(k.scopes, ' ', '\",\"') || '\"]')",
+            "CASE WHEN k.scopes = '' THEN '[]'
+                  ELSE '[\"' || replace(k.scopes, ' ', '\",\"') || '\"]' END",
             "scopes",
             Kind::Json,
         ),
@@ -111,12 +112,12 @@ pub(super) fn create(c: &Connection, new: &NewKey, now: UnixMillis) -> Result<Ap
     .execute((&new.account, now.0))?;
     let account = accounts::id(c, &new.account)?;
     let rights = &new.rights;
-    c.prepare_cached(
+    let mut statement = c.prepare_cached(
         "INSERT INTO keys (account_id, key_hash, name, hint, scopes, created_at, expires_at,
                            purposes, networks, limits)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?
-    .execute((
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) RETURNING key_id",
+    )?;
+    let values = (
         account.0,
         new.hash.as_bytes(),
         &new.name,
@@ -127,8 +128,8 @@ pub(super) fn create(c: &Connection, new: &NewKey, now: UnixMillis) -> Result<Ap
         rights.purposes.as_ref().map(json),
         rights.networks.as_ref().map(json),
         json(&rights.limits),
-    ))?;
-    let id = c.last_insert_rowid();
+    );
+    let id = statement.query_row(values, |row| row.get(0))?;
     Ok(Applied::of(target(id), None, look(c, id)?))
 }
 
@@ -139,8 +140,9 @@ pub(super) fn change(c: &Connection, change: &KeyChange) -> Result<Applied, Stop
     c.prepare_cached(
         "UPDATE keys SET name = coalesce(?2, name), scopes = coalesce(?3, scopes),
                          limits = coalesce(?4, limits),
-                         purposes = iif(?5, ?6, purposes), networks = iif(?7, ?8, networks),
-                         expires_at = iif(?9, ?10, expires_at)
+                         purposes = CASE WHEN ?5 THEN ?6 ELSE purposes END,
+                         networks = CASE WHEN ?7 THEN ?8 ELSE networks END,
+                         expires_at = CASE WHEN ?9 THEN ?10 ELSE expires_at END
          WHERE key_id = ?1",
     )?
     .execute((
@@ -180,15 +182,16 @@ pub(super) fn rotate(
                                purposes, networks, limits, replaces)
              SELECT account_id, ?2, name, ?3, scopes, ?4, expires_at, purposes, networks, limits,
                     key_id
-             FROM keys WHERE key_id = ?1 AND (expires_at IS NULL OR expires_at > ?4)",
+             FROM keys WHERE key_id = ?1 AND (expires_at IS NULL OR expires_at > ?4)
+             RETURNING key_id",
         )?
-        .execute((old, rotated.hash.as_bytes(), &rotated.hint, now.0))?;
-    if made == 0 {
+        .query_row((old, rotated.hash.as_bytes(), &rotated.hint, now.0), |row| row.get(0))
+        .optional()?;
+    let Some(id) = made else {
         return Err(Refusal::Conflict(format!("key {old} has expired: make a new one")).into());
-    }
-    let id = c.last_insert_rowid();
+    };
     c.prepare_cached(
-        "UPDATE keys SET expires_at = min(coalesce(expires_at, ?2), ?2) WHERE key_id = ?1",
+        "UPDATE keys SET expires_at = CASE WHEN expires_at < ?2 THEN expires_at ELSE ?2 END WHERE key_id = ?1",
     )?
     .execute((old, rotated.overlap_until.0))?;
     Ok(Applied::of(target(old), Some(before), look(c, id)?))

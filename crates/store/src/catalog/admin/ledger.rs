@@ -1,8 +1,8 @@
 //! Ledger entries that operators make.
 
+use crate::catalog::sql::Value as Sql;
+use crate::catalog::sql::{self, Connection};
 use filegate_types::{Money, UnixMillis};
-use rusqlite::Connection;
-use rusqlite::types::Value as Sql;
 
 use super::accounts;
 use super::view::{Cursor, Kind, View, text};
@@ -56,6 +56,7 @@ pub(super) fn list(
 
 pub(super) fn post(c: &Connection, new: &NewEntry, now: UnixMillis) -> Result<Applied, Stop> {
     let account = accounts::id(c, &new.account)?;
+    c.lock_account(account.0);
     let before = accounts::look(c, &new.account)?;
     let (balance, held) = c
         .prepare_cached("SELECT balance, held FROM accounts WHERE account_id = ?1")?
@@ -74,9 +75,11 @@ pub(super) fn post(c: &Connection, new: &NewEntry, now: UnixMillis) -> Result<Ap
     let kind = if new.adjustment { "adjustment" } else { "top_up" };
     let entry = Entry { reason: &new.reason, ..Entry::of(account, now, kind, new.amount) };
     books::post(c, &entry)?;
-    let id = c.last_insert_rowid();
+    let id: i64 = c
+        .prepare_cached("SELECT max(entry_id) FROM ledger WHERE account_id = ?1")?
+        .query_row([account.0], |row| row.get(0))?;
     let entry = VIEW.one(c, "l.entry_id = ?", id)?;
-    let entry = entry.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    let entry = entry.ok_or(sql::Error::NoRows)?;
     let shown = serde_json::json!({"balance": before["balance"], "held": before["held"]});
     Ok(Applied::of(format!("account:{}", new.account), Some(shown), entry))
 }

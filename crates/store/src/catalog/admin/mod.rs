@@ -20,8 +20,8 @@ mod uploads;
 mod usage;
 mod view;
 
+use crate::catalog::sql::{self, Connection};
 use filegate_types::UnixMillis;
-use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ pub use usage::{UsageBy, UsageFilter};
 pub use view::{Listed, Page};
 
 use super::moderation::BlockedList;
-use super::{Catalog, Change, Durability, FirstAnswer, KeptAnswer, idempotency};
+use super::{Catalog, Change, FirstAnswer, KeptAnswer, idempotency, synced};
 use crate::error::StoreError;
 
 /// Who asks for a change, and how.
@@ -193,11 +193,11 @@ pub enum AdminSubject {
 #[derive(Debug)]
 enum Stop {
     Refused(Refusal),
-    Failed(rusqlite::Error),
+    Failed(sql::Error),
 }
 
-impl From<rusqlite::Error> for Stop {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<sql::Error> for Stop {
+    fn from(error: sql::Error) -> Self {
         Self::Failed(error)
     }
 }
@@ -254,16 +254,17 @@ impl AdminChange {
 
 impl Catalog {
     /// Makes a change in one transaction with its audit row and its first answer. Synced when it
-    /// returns.
+    /// returns. Operators' changes are made one after the other, whichever replica they ask: what one of
+    /// them looks at before it changes something stays as it is. What belongs to an account is locked
+    /// besides, against its clients.
     pub async fn administer(
         &self,
         call: AdminCall,
         change: AdminChange,
     ) -> Result<AdminOutcome, StoreError> {
         let frees_space = change.frees_space();
-        let operation =
-            Change { operation: call.action, durability: Durability::Synced, frees_space };
-        self.engine.write(operation, move |c| administer(c, &call, &change)).await
+        let change_of = Change { frees_space, ..synced(call.action) }.by_operators();
+        self.engine.write(change_of, move |c| administer(c, &call, &change)).await
     }
 
     /// A page of a list.
@@ -287,7 +288,7 @@ impl Catalog {
     }
 }
 
-fn unstop<T>(result: Result<T, Stop>) -> rusqlite::Result<Result<T, Refusal>> {
+fn unstop<T>(result: Result<T, Stop>) -> sql::Result<Result<T, Refusal>> {
     match result {
         Ok(value) => Ok(Ok(value)),
         Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
@@ -295,11 +296,7 @@ fn unstop<T>(result: Result<T, Stop>) -> rusqlite::Result<Result<T, Refusal>> {
     }
 }
 
-fn administer(
-    c: &Connection,
-    call: &AdminCall,
-    change: &AdminChange,
-) -> rusqlite::Result<AdminOutcome> {
+fn administer(c: &Connection, call: &AdminCall, change: &AdminChange) -> sql::Result<AdminOutcome> {
     // A dry run is never the first answer to anything.
     let first = call.first_answer.as_ref().filter(|_| !call.dry_run);
     if let Some(first) = first

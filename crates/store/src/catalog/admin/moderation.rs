@@ -1,7 +1,7 @@
 //! What moderation refuses.
 
+use crate::catalog::sql::Connection;
 use filegate_types::UnixMillis;
-use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::view::{Cursor, Kind, View, text};

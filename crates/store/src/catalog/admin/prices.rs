@@ -1,7 +1,7 @@
 //! Prices.
 
+use crate::catalog::sql::Connection;
 use filegate_types::{Call, Money, PriceUnit};
-use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::view::{Cursor, Kind, View};
@@ -47,7 +47,7 @@ pub(super) fn change(c: &Connection, price: &PriceChange) -> Result<Applied, Sto
         Some(amount) => {
             c.prepare_cached(
                 "INSERT INTO prices (call, unit, purpose, amount) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT DO UPDATE SET amount = excluded.amount",
+                 ON CONFLICT (call, purpose, unit) DO UPDATE SET amount = excluded.amount",
             )?
             .execute((key.0, key.1, key.2, amount.0))?;
             Ok(Applied::of(target(&id), before, look()?.unwrap_or(Value::Null)))

@@ -1,7 +1,7 @@
 //! Admin tokens.
 
+use crate::catalog::sql::{self, Connection, OptionalExtension as _};
 use filegate_types::{AdminScope, KeyHash, UnixMillis};
-use rusqlite::{Connection, OptionalExtension};
 use serde_json::Value;
 
 use super::view::{Cursor, Kind, View};
@@ -72,20 +72,22 @@ pub(super) fn create(c: &Connection, new: &NewToken, now: UnixMillis) -> Result<
     Ok(Applied::of(format!("token:{id}"), None, look(c, id)?))
 }
 
-fn insert(c: &Connection, new: &NewToken, now: UnixMillis) -> rusqlite::Result<i64> {
+fn insert(c: &Connection, new: &NewToken, now: UnixMillis) -> sql::Result<i64> {
     c.prepare_cached(
         "INSERT INTO admin_tokens (name, token_hash, hint, scope, created_at, expires_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING token_id",
     )?
-    .execute((
-        &new.name,
-        new.hash.as_bytes(),
-        &new.hint,
-        new.scope.name(),
-        now.0,
-        new.expires_at.map(|t| t.0),
-    ))?;
-    Ok(c.last_insert_rowid())
+    .query_row(
+        (
+            &new.name,
+            new.hash.as_bytes(),
+            &new.hint,
+            new.scope.name(),
+            now.0,
+            new.expires_at.map(|t| t.0),
+        ),
+        |row| row.get(0),
+    )
 }
 
 pub(super) fn revoke(
@@ -95,7 +97,7 @@ pub(super) fn revoke(
 ) -> Result<Applied, Stop> {
     let id = revocation.token_id;
     let before = look(c, id)?;
-    let works = |other: &str| -> rusqlite::Result<bool> {
+    let works = |other: &str| -> sql::Result<bool> {
         c.prepare_cached(&format!(
             "SELECT EXISTS (SELECT 1 FROM admin_tokens
                             WHERE token_id {other} ?1 AND scope = 'full' AND revoked_at IS NULL
@@ -118,12 +120,13 @@ pub(super) fn revoke(
 }
 
 impl Catalog {
-    /// Makes the first token, unless there has ever been one. True if it was made.
+    /// Makes the first token, unless there has ever been one. True if it was made. Of replicas that start
+    /// at the same time one makes it: whoever makes tokens locks out the others.
     pub async fn first_token(&self, new: NewToken, now: UnixMillis) -> Result<bool, StoreError> {
         self.engine
-            .write(synced("making the first admin token"), move |c| {
+            .write(synced("making the first admin token").by_operators(), move |c| {
                 let any: bool =
-                    c.query_row("SELECT EXISTS (SELECT 1 FROM admin_tokens)", [], |r| r.get(0))?;
+                    c.query_row("SELECT EXISTS (SELECT 1 FROM admin_tokens)", (), |r| r.get(0))?;
                 if !any {
                     insert(c, &new, now)?;
                 }

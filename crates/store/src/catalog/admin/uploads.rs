@@ -1,7 +1,7 @@
 //! Uploads in progress.
 
+use crate::catalog::sql::Connection;
 use filegate_types::UnixMillis;
-use rusqlite::Connection;
 use serde_json::json;
 
 use super::view::{Cursor, Kind, View};
@@ -28,6 +28,7 @@ pub(super) fn list(c: &Connection, page: &Page) -> Result<Listed, Stop> {
 
 /// Ends an upload as the reaper does: it cannot be committed any more, and its hold is void at once.
 pub(super) fn abort(c: &Connection, blob_key: &str, now: UnixMillis) -> Result<Applied, Stop> {
+    uploads::lock_owner(c, blob_key)?;
     let before = VIEW.one(c, "u.blob_key = ?", blob_key)?;
     let why = || Refusal::NotFound(format!("there is no upload {blob_key:?} in progress"));
     let before = before.ok_or_else(why)?;

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use rusqlite::types::Value as Sql;
-use rusqlite::{Connection, params_from_iter};
+use crate::catalog::sql::Value as Sql;
+use crate::catalog::sql::{self, Connection};
 
 use super::view::{Kind, cut, object, text};
 use super::{Listed, Page, Refusal, Stop, accounts};
@@ -108,8 +108,9 @@ pub(super) fn list(c: &Connection, filter: &UsageFilter, page: &Page) -> Result<
         (format!("{grouped}, "), format!("GROUP BY {grouped} ORDER BY {grouped}"))
     };
     let sql = format!(
-        "SELECT {selected} coalesce(sum(u.calls), 0), coalesce(sum(u.bytes), 0),
-                coalesce(sum(u.charged), 0)
+        "SELECT {selected} CAST(coalesce(sum(u.calls), 0) AS BIGINT),
+                CAST(coalesce(sum(u.bytes), 0) AS BIGINT),
+                CAST(coalesce(sum(u.charged), 0) AS BIGINT)
          FROM usage u LEFT JOIN accounts a USING (account_id)
          WHERE {} {grouping} LIMIT ? OFFSET ?",
         conditions.join(" AND ")
@@ -117,7 +118,6 @@ pub(super) fn list(c: &Connection, filter: &UsageFilter, page: &Page) -> Result<
     let sums = [("calls", Kind::Plain), ("bytes", Kind::Plain), ("charged", Kind::Money)];
     let columns: Vec<_> = filter.by.iter().map(|by| (by.name(), Kind::Plain)).chain(sums).collect();
     let mut statement = c.prepare_cached(&sql)?;
-    let rows = statement
-        .query_map(params_from_iter(values), |row| object(row, columns.iter().copied()))?;
-    Ok(cut(rows.collect::<rusqlite::Result<_>>()?, page.limit))
+    let rows = statement.query_map(&values[..], |row| object(row, columns.iter().copied()))?;
+    Ok(cut(rows.collect::<sql::Result<_>>()?, page.limit))
 }

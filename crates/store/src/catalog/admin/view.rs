@@ -3,9 +3,9 @@
 //! A [`View`] says once which columns a resource has and how each is written; its SELECT, its pages and
 //! its JSON follow from that. All text of the SQL is ours; values are always bound.
 
+use crate::catalog::sql::{self, Connection, OptionalExtension as _, Row};
+use crate::catalog::sql::{ToValue, Value as Sql};
 use filegate_types::{Money, UnixMillis, hex};
-use rusqlite::types::{ToSql, Value as Sql};
-use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use serde_json::{Map, Value};
 
 use super::{Refusal, Stop};
@@ -80,7 +80,7 @@ impl View {
         format!("SELECT {} FROM {}", columns.join(", "), self.from)
     }
 
-    fn object(&self, row: &Row<'_>) -> rusqlite::Result<Value> {
+    fn object(&self, row: &Row<'_>) -> sql::Result<Value> {
         object(row, self.columns.iter().map(|(_, name, kind)| (*name, *kind)))
     }
 
@@ -89,8 +89,8 @@ impl View {
         &self,
         c: &Connection,
         condition: &str,
-        value: impl ToSql,
-    ) -> rusqlite::Result<Option<Value>> {
+        value: impl ToValue,
+    ) -> sql::Result<Option<Value>> {
         c.prepare_cached(&format!("{} WHERE {condition}", self.select()))?
             .query_row([value], |row| self.object(row))
             .optional()
@@ -129,8 +129,8 @@ impl View {
             conditions.join(" AND ")
         );
         let mut statement = c.prepare_cached(&sql)?;
-        let rows = statement.query_map(params_from_iter(values), |row| self.object(row))?;
-        Ok(cut(rows.collect::<rusqlite::Result<_>>()?, page.limit))
+        let rows = statement.query_map(&values[..], |row| self.object(row))?;
+        Ok(cut(rows.collect::<sql::Result<_>>()?, page.limit))
     }
 
     fn after(&self, c: &Connection, text: &str) -> Result<Sql, Stop> {
@@ -161,7 +161,7 @@ pub(super) fn cut(mut data: Vec<Value>, limit: u32) -> Listed {
 pub(super) fn object(
     row: &Row<'_>,
     columns: impl Iterator<Item = (&'static str, Kind)>,
-) -> rusqlite::Result<Value> {
+) -> sql::Result<Value> {
     let mut object = Map::new();
     for (index, (name, kind)) in columns.enumerate() {
         object.insert(name.to_owned(), written(row, index, kind)?);
@@ -169,8 +169,8 @@ pub(super) fn object(
     Ok(Value::Object(object))
 }
 
-fn written(row: &Row<'_>, index: usize, kind: Kind) -> rusqlite::Result<Value> {
-    Ok(match (kind, row.get::<_, Sql>(index)?) {
+fn written(row: &Row<'_>, index: usize, kind: Kind) -> sql::Result<Value> {
+    Ok(match (kind, row.get::<Sql>(index)?) {
         (_, Sql::Null) => Value::Null,
         (Kind::Money, Sql::Integer(amount)) => Value::from(Money(amount).to_string()),
         (Kind::Time, Sql::Integer(millis)) => Value::from(UnixMillis(millis).seconds()),
@@ -180,6 +180,5 @@ fn written(row: &Row<'_>, index: usize, kind: Kind) -> rusqlite::Result<Value> {
         }
         (_, Sql::Text(text)) => Value::from(text),
         (_, Sql::Blob(bytes)) => Value::from(hex(&bytes)),
-        (_, Sql::Real(number)) => Value::from(number),
     })
 }

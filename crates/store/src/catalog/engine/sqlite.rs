@@ -20,10 +20,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::{Change, Durability};
+use crate::catalog::sql::{self, Connection};
 use crate::datadir::Reserve;
 use crate::error::StoreError;
 
@@ -38,27 +40,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The schema, step by step; the count of steps applied is SQLite's `user_version`.
 const MIGRATIONS: [&str; 2] = [
-    include_str!("../../../../migrations/sqlite/0001_files.sql"),
-    include_str!("../../../../migrations/sqlite/0002_tenants.sql"),
+    include_str!("../../../../../migrations/sqlite/0001_files.sql"),
+    include_str!("../../../../../migrations/sqlite/0002_tenants.sql"),
 ];
-
-/// What a change needs of the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Durability {
-    /// On disk before the caller goes on.
-    Synced,
-    /// Kept by the page cache, so it survives a kill of the process but not a power cut; on disk
-    /// with the next synced change.
-    Relaxed,
-}
-
-/// A change, and what it may do on a full disk.
-pub(super) struct Change {
-    pub(super) operation: &'static str,
-    pub(super) durability: Durability,
-    /// Whether it frees space, and so may use the reserve.
-    pub(super) frees_space: bool,
-}
 
 trait Work: Send {
     fn change(&self) -> &Change;
@@ -75,7 +59,7 @@ struct Task<T, F> {
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Work for Task<T, F> {
+impl<T: Send, F: FnMut(&Connection) -> sql::Result<T> + Send> Work for Task<T, F> {
     fn change(&self) -> &Change {
         &self.change
     }
@@ -95,7 +79,7 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Work for Task
 
 /// Handles to the writer and the readers.
 #[derive(Debug)]
-pub(super) struct Engine {
+pub(in crate::catalog) struct Sqlite {
     path: PathBuf,
     queue: mpsc::Sender<Box<dyn Work>>,
     readers: Mutex<Vec<Connection>>,
@@ -103,8 +87,8 @@ pub(super) struct Engine {
     poisoned: Arc<AtomicBool>,
 }
 
-impl Engine {
-    pub(super) fn open(path: &Path, reserve: Arc<Reserve>) -> Result<Self, StoreError> {
+impl Sqlite {
+    pub(in crate::catalog) fn open(path: &Path, reserve: Arc<Reserve>) -> Result<Self, StoreError> {
         let mut writer = connect(path)?;
         migrate(&mut writer)?;
         let mut readers = Vec::with_capacity(READERS);
@@ -113,7 +97,7 @@ impl Engine {
             reader
                 .pragma_update(None, "query_only", true)
                 .map_err(|e| StoreError::catalog("opening the catalog", e))?;
-            readers.push(reader);
+            readers.push(Connection::Sqlite(reader));
         }
         let (queue, changes) = mpsc::channel(QUEUE_MAX);
         let poisoned = Arc::new(AtomicBool::new(false));
@@ -121,7 +105,12 @@ impl Engine {
         thread::Builder::new()
             .name("catalog-writer".to_owned())
             .spawn(move || {
-                Writer { connection: writer, reserve, poisoned: thread_poisoned }.serve(changes);
+                Writer {
+                    connection: Connection::Sqlite(writer),
+                    reserve,
+                    poisoned: thread_poisoned,
+                }
+                .serve(changes);
             })
             .map_err(|e| StoreError::io("starting the catalog writer", e))?;
         Ok(Self {
@@ -145,7 +134,7 @@ impl Engine {
     pub(super) async fn write<T: Send + 'static>(
         &self,
         change: Change,
-        run: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        run: impl FnMut(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let task = Box::new(Task { change, run, value: None, reply });
@@ -157,7 +146,7 @@ impl Engine {
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         operation: &'static str,
-        run: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        mut run: impl FnMut(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let engine = Arc::clone(self);
         let _turn = self.reading.acquire().await.map_err(|_closed| StoreError::Closed)?;
@@ -165,7 +154,7 @@ impl Engine {
             let lent = engine.pool().pop();
             let reader = match lent {
                 Some(reader) => reader,
-                None => connect(&engine.path)?,
+                None => Connection::Sqlite(connect(&engine.path)?),
             };
             let result = run(&reader).map_err(|e| StoreError::catalog(operation, e));
             let mut pool = engine.pool();
@@ -183,12 +172,12 @@ impl Engine {
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, StoreError> {
+fn connect(path: &Path) -> Result<rusqlite::Connection, StoreError> {
     let opening = |e| StoreError::catalog("opening the catalog", e);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(opening)?;
+    let connection = rusqlite::Connection::open_with_flags(path, flags).map_err(opening)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(opening)?;
     connection.set_prepared_statement_cache_capacity(64);
     for (name, value) in [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", "on")]
@@ -200,7 +189,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+fn migrate(connection: &mut rusqlite::Connection) -> Result<(), StoreError> {
     let migrating = |e| StoreError::catalog("migrating the catalog", e);
     let transaction = connection
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
@@ -234,6 +223,13 @@ struct Writer {
 }
 
 impl Writer {
+    fn raw(&self) -> &rusqlite::Connection {
+        let Connection::Sqlite(connection) = &self.connection else {
+            unreachable!("the writer was given one of SQLite")
+        };
+        connection
+    }
+
     fn serve(mut self, mut changes: mpsc::Receiver<Box<dyn Work>>) {
         while let Some(first) = changes.blocking_recv() {
             let mut batch = vec![first];
@@ -248,7 +244,7 @@ impl Writer {
             return;
         }
         // Closed: fold the log into the database so that the next start finds it small.
-        if let Err(error) = self.connection.pragma_update(None, "wal_checkpoint", "TRUNCATE") {
+        if let Err(error) = self.raw().pragma_update(None, "wal_checkpoint", "TRUNCATE") {
             tracing::debug!(%error, "catalog.checkpoint.failed");
         }
     }
@@ -289,7 +285,7 @@ impl Writer {
             for work in &mut batch {
                 outcomes.push(self.run_one(work.as_mut())?);
             }
-            self.connection.execute_batch("COMMIT")
+            self.raw().execute_batch("COMMIT")
         });
         let Err(error) = result else {
             for (work, outcome) in batch.into_iter().zip(outcomes) {
@@ -297,8 +293,8 @@ impl Writer {
             }
             return Ok(());
         };
-        if !self.connection.is_autocommit() {
-            let _already_failed = self.connection.execute_batch("ROLLBACK");
+        if !self.raw().is_autocommit() {
+            let _already_failed = self.raw().execute_batch("ROLLBACK");
         }
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => return Err(batch),
@@ -326,20 +322,20 @@ impl Writer {
         let synced = batch.iter().any(|work| work.change().durability == Durability::Synced);
         // In WAL mode FULL syncs the log at each commit, NORMAL only at checkpoints.
         let mode = if synced { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" };
-        self.connection.execute_batch(mode)?;
-        self.connection.execute_batch("BEGIN IMMEDIATE")
+        self.raw().execute_batch(mode)?;
+        self.raw().execute_batch("BEGIN IMMEDIATE")
     }
 
     /// The outcome of one change; an outer error ends the whole batch.
     fn run_one(&self, work: &mut dyn Work) -> rusqlite::Result<Result<(), StoreError>> {
-        self.connection.execute_batch("SAVEPOINT one")?;
+        self.raw().execute_batch("SAVEPOINT one")?;
         let ran = catch_unwind(AssertUnwindSafe(|| work.run(&self.connection)));
         let outcome = ran.unwrap_or_else(|_panic| {
             tracing::error!(operation = work.change().operation, "catalog.panic");
             Err(StoreError::Closed)
         });
         match outcome {
-            Ok(()) => self.connection.execute_batch("RELEASE one")?,
+            Ok(()) => self.raw().execute_batch("RELEASE one")?,
             // SQLite may already have given up the transaction (full disk, I/O): then all is lost.
             Err(StoreError::Full { .. }) => {
                 return Err(rusqlite::Error::SqliteFailure(
@@ -347,7 +343,7 @@ impl Writer {
                     None,
                 ));
             }
-            Err(_) => self.connection.execute_batch("ROLLBACK TO one; RELEASE one")?,
+            Err(_) => self.raw().execute_batch("ROLLBACK TO one; RELEASE one")?,
         }
         Ok(outcome)
     }

@@ -1,0 +1,224 @@
+//! Which tables move, in the order in which rows can be put in, and by what their rows are told apart.
+//!
+//! Not moved: `uploads`, which are in progress somewhere and end there (their holds with them: an account
+//! arrives with nothing held), `jobs`, whose blobs stay behind, and `leads`, which say who is at work now.
+
+use crate::catalog::sql::Value;
+
+/// A table that moves.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    /// The columns of the primary key come first.
+    pub(super) columns: &'static [&'static str],
+    /// How many of them are the key.
+    pub(super) key: usize,
+    /// Whether PostgreSQL numbers its rows by the first column.
+    pub(super) numbered: bool,
+}
+
+/// A row, in the order of its table's columns.
+pub(super) type Row = Vec<Value>;
+
+/// The columns of `files` that are looked at here.
+pub(super) mod file {
+    pub(in crate::migrate) const ID: usize = 0;
+    pub(in crate::migrate) const BYTES: usize = 4;
+    pub(in crate::migrate) const BLOB_KEY: usize = 6;
+    pub(in crate::migrate) const DAMAGED_AT: usize = 9;
+    pub(in crate::migrate) const SHA256: usize = 10;
+    pub(in crate::migrate) const BLOCK_SUMS: usize = 12;
+}
+
+/// Marks in `meta` that are of one store and do not move.
+pub(super) const OWN_MARKS: [&str; 2] = [super::MOVED_TO, super::MOVING_FROM];
+
+pub(super) const FILES: Table = Table {
+    name: "files",
+    columns: &[
+        "file_id",
+        "account_id",
+        "purpose",
+        "filename",
+        "bytes",
+        "media_type",
+        "blob_key",
+        "created_at",
+        "expires_at",
+        "damaged_at",
+        "sha256",
+        "media",
+        "block_sums",
+        "key_id",
+        "state",
+        "verdict",
+    ],
+    key: 1,
+    numbered: false,
+};
+
+pub(super) const META: Table =
+    Table { name: "meta", columns: &["name", "value"], key: 1, numbered: false };
+
+pub(super) const TABLES: [Table; 13] = [
+    META,
+    Table {
+        name: "accounts",
+        columns: &["account_id", "name", "created_at", "state", "balance", "limits", "settings"],
+        key: 1,
+        numbered: true,
+    },
+    Table {
+        name: "keys",
+        columns: &[
+            "key_id",
+            "account_id",
+            "key_hash",
+            "name",
+            "hint",
+            "scopes",
+            "created_at",
+            "expires_at",
+            "revoked_at",
+            "purposes",
+            "networks",
+            "limits",
+            "replaces",
+        ],
+        key: 1,
+        numbered: true,
+    },
+    Table {
+        name: "prices",
+        columns: &["call", "purpose", "unit", "amount"],
+        key: 3,
+        numbered: false,
+    },
+    Table {
+        name: "blocked",
+        columns: &["entry_id", "list", "value", "note", "created_at"],
+        key: 1,
+        numbered: true,
+    },
+    Table {
+        name: "admin_tokens",
+        columns: &[
+            "token_id",
+            "name",
+            "token_hash",
+            "hint",
+            "scope",
+            "created_at",
+            "expires_at",
+            "revoked_at",
+        ],
+        key: 1,
+        numbered: true,
+    },
+    FILES,
+    Table {
+        name: "stored",
+        columns: &["account_id", "purpose", "files", "bytes"],
+        key: 2,
+        numbered: false,
+    },
+    Table {
+        name: "ledger",
+        columns: &[
+            "entry_id",
+            "account_id",
+            "at",
+            "kind",
+            "amount",
+            "balance",
+            "call",
+            "key_id",
+            "file_id",
+            "reason",
+            "reference",
+        ],
+        key: 1,
+        numbered: true,
+    },
+    Table {
+        name: "usage",
+        columns: &["day", "account_id", "key_id", "purpose", "call", "calls", "bytes", "charged"],
+        key: 5,
+        numbered: false,
+    },
+    Table {
+        name: "receipts",
+        columns: &[
+            "file_id",
+            "account_id",
+            "purpose",
+            "filename",
+            "bytes",
+            "sha256",
+            "blob_key",
+            "cause",
+            "deleted_at",
+            "purged_at",
+        ],
+        key: 1,
+        numbered: false,
+    },
+    Table {
+        name: "idempotency",
+        columns: &["owner", "key", "fingerprint", "status", "reply", "created_at"],
+        key: 2,
+        numbered: false,
+    },
+    Table {
+        name: "audit",
+        columns: &["audit_id", "at", "actor", "origin", "action", "target", "before", "after"],
+        key: 1,
+        numbered: true,
+    },
+];
+
+impl Table {
+    /// A page of rows after `after`, in the order of the key.
+    pub(super) fn select(&self, after: bool, limit: u32) -> String {
+        let key = self.columns[..self.key].join(", ");
+        let beyond = if after {
+            format!("WHERE ({key}) > ({})", places(1, self.key))
+        } else {
+            String::new()
+        };
+        let columns = self.columns.join(", ");
+        format!("SELECT {columns} FROM {} {beyond} ORDER BY {key} LIMIT {limit}", self.name)
+    }
+
+    pub(super) fn insert(&self) -> String {
+        format!(
+            "INSERT INTO {} ({}) VALUES ({})",
+            self.name,
+            self.columns.join(", "),
+            places(1, self.columns.len())
+        )
+    }
+
+    /// Takes the row as [`insert`](Self::insert) does.
+    pub(super) fn update(&self) -> String {
+        let set: Vec<_> = (self.key..self.columns.len())
+            .map(|at| format!("{} = ?{}", self.columns[at], at + 1))
+            .collect();
+        format!("UPDATE {} SET {} WHERE {}", self.name, set.join(", "), self.named(1))
+    }
+
+    /// Takes the row's key.
+    pub(super) fn delete(&self) -> String {
+        format!("DELETE FROM {} WHERE {}", self.name, self.named(1))
+    }
+
+    fn named(&self, from: usize) -> String {
+        let parts: Vec<_> =
+            (0..self.key).map(|at| format!("{} = ?{}", self.columns[at], at + from)).collect();
+        parts.join(" AND ")
+    }
+}
+
+fn places(from: usize, count: usize) -> String {
+    (from..from + count).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ")
+}
