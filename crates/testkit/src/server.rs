@@ -118,7 +118,9 @@ impl Setup {
             Store::Embedded => None,
             Store::At(place) => Some(Arc::clone(place)),
         };
-        place.iter().for_each(|place| place.lead(&mut command));
+        if let Some(place) = &place {
+            place.lead(&mut command);
+        }
         command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server can be run");
@@ -219,7 +221,9 @@ impl TestServer {
         let mut command = Command::new(&self.binary);
         command.args(arguments).arg("--data-dir").arg(&self.data_dir);
         clean_environment(&mut command);
-        self.place().inspect(|place| place.lead(&mut command));
+        if let Some(place) = self.place() {
+            place.lead(&mut command);
+        }
         let output = command.output().expect("the command can be run");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {stderr}");

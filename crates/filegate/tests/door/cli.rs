@@ -35,7 +35,9 @@ impl Way<'_> {
                 command.env("FILEGATE_ADMIN_TOKEN", "fg-admin-lost");
                 command.arg("--data-dir").arg(directory);
                 let place = Place::of(directory);
-                place.iter().for_each(|place| place.lead(&mut command));
+                if let Some(place) = &place {
+                    place.lead(&mut command);
+                }
                 // It is held until the command has ended.
                 return command.output().unwrap();
             }
