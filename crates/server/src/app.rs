@@ -40,6 +40,8 @@ pub(crate) struct App {
     pub(crate) counts: Counts,
     /// Idempotency-Keys of requests that are being worked on.
     pub(crate) in_flight: InFlight,
+    /// Tells this process from other replicas.
+    pub(crate) replica: String,
     /// Wakes the job runner.
     pub(crate) jobs_due: Notify,
     pub(crate) metrics: PrometheusHandle,

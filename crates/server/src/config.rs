@@ -441,6 +441,22 @@ impl Config {
         Ok(config)
     }
 
+    /// What only a server has to have.
+    pub(crate) fn check_serving(&self) -> Result<(), ConfigError> {
+        if self.is_replicated()
+            && self.redis_url.expose().is_empty()
+            && self.limits.scope == LimitScope::Shared
+        {
+            return Err(ConfigError::Impossible {
+                setting: "limits.scope".to_owned(),
+                why: "without redis_url each replica counts by itself: give redis_url, or say \
+                      limits.scope = \"per-replica\""
+                    .to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let impossible = |setting: &str, why: String| {
             Err(ConfigError::Impossible { setting: setting.to_owned(), why })
@@ -469,22 +485,6 @@ impl Config {
         if self.jobs.upload_lease <= self.limits.body_idle {
             let why = format!("{} must be longer than limits.body_idle", self.jobs.upload_lease);
             return impossible("jobs.upload_lease", why);
-        }
-        if self.is_replicated()
-            && self.redis_url.expose().is_empty()
-            && self.limits.scope == LimitScope::Shared
-        {
-            let why = "without redis_url each replica counts by itself: give redis_url, or say limits.scope = \"per-replica\"";
-            return impossible("limits.scope", why.to_owned());
-        }
-        if !self.redis_url.expose().is_empty()
-            && let Err(why) = crate::shared::link::client(self.redis_url.expose())
-        {
-            return impossible("redis_url", why);
-        }
-        if self.redis.lease < Span::seconds(1) || self.redis.lease.0 < self.redis.timeout.0 * 6 {
-            let why = "is less than 1s or six times redis.timeout: it is renewed every third of it";
-            return impossible("redis.lease", why.to_owned());
         }
         if self.downloads.mode == DownloadMode::Redirect && self.blob_url.is_empty() {
             let why = "\"redirect\" is for a store on S3: give blob_url, or say \"own\"";

@@ -95,7 +95,7 @@ pub struct Swept {
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The data directory cannot be used.
+    /// A store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A setting cannot be used.
@@ -129,6 +129,7 @@ impl Server {
 
     /// As [`start`](Self::start), with a clock of the caller's.
     pub async fn start_at(mut config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        config.check_serving()?;
         // A replica keeps nothing here but what it is receiving; two would sweep away each other's.
         let dir = DataDir::open_for(&config.data_dir, config.keeps_here())?;
         let lock = dir.lock()?;
@@ -203,6 +204,7 @@ async fn assemble(
         tasks,
         links,
         moderation,
+        replica: filegate_types::hex(&random_id()),
         jobs_due: Notify::new(),
         counts: pay::Counts::default(),
         in_flight: InFlight::default(),

@@ -154,10 +154,12 @@ pub(crate) async fn start(config: Config) -> Result<Server, Failure> {
     Server::start(config).await.map_err(unstarted)
 }
 
-/// Why a data directory could not be opened or served.
+/// Why stores could not be opened or served.
 pub(crate) fn unstarted(error: StartError) -> Failure {
     match error {
-        StartError::Listen { .. } => Failure::Usage(format!("{:#}", anyhow::Error::from(error))),
+        StartError::Listen { .. } | StartError::Setting(_) => {
+            Failure::Usage(format!("{:#}", anyhow::Error::from(error)))
+        }
         StartError::Store(
             filegate_store::StoreError::InUse(_) | filegate_store::StoreError::Unusable(_),
         ) => Failure::Usage(error.to_string()),

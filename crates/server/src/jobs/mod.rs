@@ -60,6 +60,9 @@ async fn unfinished(app: Arc<App>) {
 
 /// Removes parts that no upload in progress is of. Its row comes before them and goes after.
 async fn abort_unfinished(app: &App, s3: &S3Blobs) -> Result<(), StoreError> {
+    if !app.catalog.lead("unfinished", &app.replica, UNFINISHED_EVERY / 2).await? {
+        return Ok(());
+    }
     for upload in s3.unfinished(app.clock.now().minus(UNFINISHED_AGE)).await? {
         if !app.catalog.knows_blob(upload.key.clone()).await? {
             s3.abort(&upload).await?;

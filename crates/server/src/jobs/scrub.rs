@@ -1,7 +1,8 @@
 //! The scrub: re-reads every blob at a bounded rate and compares its SHA-256, so that bit rot is
 //! found before a client finds it. Also gives blobs that no row knows to the purge job.
 //!
-//! Where it is stands in the catalog, so a restart goes on from there.
+//! Where it is stands in the catalog, so a restart goes on from there; of several replicas one does it, and
+//! another when that one is gone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,10 @@ const PAGE: u32 = 100;
 const ORPHAN_AGE: Duration = Duration::from_hours(1);
 
 const CURSOR: &str = "scrub_after";
+/// How long the replica that scrubs is alone with it after it has begun a file: far longer than one takes.
+const LEASE: Duration = Duration::from_mins(10);
+/// How often the others look whether it is still there.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
 
 pub(super) async fn run(app: Arc<App>) {
     if app.config.jobs.scrub_rate.0 == 0 {
@@ -28,31 +33,46 @@ pub(super) async fn run(app: Arc<App>) {
             () = app.tasks.stopping() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        if let Err(error) = round(&app).await
-            && !app.tasks.is_stopping()
-        {
-            tracing::error!(error = &error as &dyn std::error::Error, "scrub.failed");
-        }
-        pause = app.config.jobs.scrub_pause.0;
+        pause = match round(&app).await {
+            Ok(true) => app.config.jobs.scrub_pause.0,
+            Ok(false) => app.config.jobs.scrub_pause.0.min(LOOK_EVERY),
+            Err(error) => {
+                if !app.tasks.is_stopping() {
+                    tracing::error!(error = &error as &dyn std::error::Error, "scrub.failed");
+                }
+                app.config.jobs.scrub_pause.0.min(LOOK_EVERY)
+            }
+        };
     }
 }
 
-async fn round(app: &Arc<App>) -> Result<(), StoreError> {
+/// Goes on to the end of the files; false if another replica is at it.
+async fn round(app: &Arc<App>) -> Result<bool, StoreError> {
+    if !leads(app).await? {
+        return Ok(false);
+    }
     let stored = app.catalog.meta(CURSOR).await?.and_then(|bytes| bytes.try_into().ok());
     let mut after = stored.map_or(0, i64::from_be_bytes);
     while !app.tasks.is_stopping() {
         let page = app.catalog.files_after(after, PAGE).await?;
         let Some(last) = page.last() else {
             app.catalog.meta_set(CURSOR, 0i64.to_be_bytes().to_vec()).await?;
-            return orphans(app).await;
+            return orphans(app).await.map(|()| true);
         };
         after = last.file_id.get();
         for file in page {
+            if !leads(app).await? {
+                return Ok(false);
+            }
             check(app, file).await?;
         }
         app.catalog.meta_set(CURSOR, after.to_be_bytes().to_vec()).await?;
     }
-    Ok(())
+    Ok(true)
+}
+
+async fn leads(app: &App) -> Result<bool, StoreError> {
+    app.catalog.lead("scrub", &app.replica, LEASE).await
 }
 
 async fn check(app: &Arc<App>, file: FileRecord) -> Result<(), StoreError> {
