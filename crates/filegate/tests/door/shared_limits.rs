@@ -12,24 +12,25 @@ use filegate_testkit::redis::Redis;
 use filegate_testkit::server::{TestServer, eventually};
 use serde_json::{Value, json};
 
-use crate::kit::{setup, sql, value};
+use crate::kit::setup;
 use crate::limits::{begin, in_flight};
 use crate::tenants::{LIST, accepted, get, key_limits, over_limit, upload};
 
 /// A server that counts in `redis`; `more` goes on in its section.
 fn start(redis: &Redis, more: &str) -> TestServer {
-    setup().config(&format!("{}{more}", redis.settings())).start()
+    setup().embedded().config(&format!("{}{more}", redis.settings())).start()
 }
 
 /// Two servers with the same key, whose limits are `limits`.
 fn pair(redis: &Redis, more: &str, limits: &Value) -> [TestServer; 2] {
     let first = start(redis, more);
     let mut second = start(redis, more);
-    let hash: String = value(&first, "SELECT hex(key_hash) FROM keys WHERE name = 'test'");
-    sql(&second, &format!("UPDATE keys SET key_hash = X'{hash}' WHERE name = 'test'"));
+    let hash: String = first.value("SELECT key_hash FROM keys WHERE name = 'test'");
+    let hash = hash.trim_start_matches("\\x");
+    second.sql(&format!("UPDATE keys SET key_hash = X'{hash}' WHERE name = 'test'"));
     second.key = first.key.clone();
     for server in [&first, &second] {
-        let id: i64 = value(server, "SELECT key_id FROM keys WHERE name = 'test'");
+        let id: i64 = server.value("SELECT key_id FROM keys WHERE name = 'test'");
         assert_eq!(id, 1);
         key_limits(server, limits);
     }

@@ -68,7 +68,7 @@ impl Fleet {
         let place = Arc::new(Place::new(&settings, &database_url, Some(Arc::clone(&s3))));
         let setup = Setup::new(env!("CARGO_BIN_EXE_filegate")).config(CONFIG).at(&place);
         let home = tempfile::tempdir().unwrap();
-        let data_dir = |at: usize| home.path().join(format!("replica-{at}"));
+        let data_dir = |at: usize| data_dir(&home, at);
         let first = setup.start_on(&data_dir(0));
         let (key, admin_token) = (first.make_key("test", "default"), first.admin_token());
         let replicas: Vec<Mutex<TestServer>> = std::iter::once(first)
@@ -126,7 +126,7 @@ impl Fleet {
         let started = Instant::now();
         // A replica may refuse to start while what it depends on is away.
         *replica = loop {
-            match self.setup.try_start_on(&self.data_dir(at)) {
+            match self.setup.try_start_on(&data_dir(&self.home, at)) {
                 Ok(replica) => break replica,
                 Err(log) => assert!(started.elapsed() < WELL_MAX, "it does not start:\n{log}"),
             }
@@ -134,10 +134,6 @@ impl Fleet {
         };
         replica.key.clone_from(&self.key);
         self.balancer.add(&replica.address);
-    }
-
-    fn data_dir(&self, at: usize) -> PathBuf {
-        self.home.path().join(format!("replica-{at}"))
     }
 
     /// Waits until every replica says that it is ready.
@@ -176,6 +172,11 @@ impl Fleet {
         let report: serde_json::Value = serde_json::from_str(&report).unwrap();
         assert_eq!(report["clean"], true, "{report}");
     }
+}
+
+/// What a replica keeps for itself.
+fn data_dir(home: &tempfile::TempDir, at: usize) -> PathBuf {
+    home.path().join(format!("replica-{at}"))
 }
 
 /// `host:port` of a URL.
