@@ -63,6 +63,7 @@ pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
 pub use moderation::{ImageHashError, image_hash, normal_form};
+pub use shared::{RedisFacts, RedisFault};
 pub use stores::Stores;
 
 /// How often metrics are folded together; without it histograms grow without bound.

@@ -13,8 +13,8 @@ pub mod fsck;
 pub mod migrate;
 
 pub use blobs::{
-    BLOB_BLOCK_BYTES, BlobList, BlobReader, BlobStream, BlobSum, Blobs, LocalBlobs, Pace, S3Blobs,
-    S3Checksum, S3Facts, S3Fault, S3Options, S3Setting, S3Unchecked, TempBlob,
+    BLOB_BLOCK_BYTES, BlobList, BlobReader, BlobStream, BlobSum, Blobs, LifecycleRule, LocalBlobs,
+    Pace, S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Setting, S3Unchecked, TempBlob,
 };
 pub use catalog::admin;
 pub use catalog::{

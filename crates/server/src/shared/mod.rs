@@ -6,6 +6,7 @@
 //! | [`meters`] | requests and bytes in a minute |
 //! | [`leases`] | uploads in progress |
 //! | [`changes`] | "something was changed", told to all |
+//! | [`facts`] | what `doctor` asks |
 //! | [`callers`] | who was just let in, kept for less than a second |
 //!
 //! Redis is never the truth about anything that is kept: losing all of it forgets what was used of the
@@ -15,6 +16,7 @@
 
 pub(crate) mod callers;
 mod changes;
+mod facts;
 pub(crate) mod leases;
 pub(crate) mod link;
 pub(crate) mod meters;
@@ -33,6 +35,7 @@ use link::{Away, Link};
 use meters::SharedMeters;
 
 pub(crate) use changes::announce;
+pub use facts::{RedisFacts, RedisFault};
 
 /// Seconds after which a client may ask again that was refused because Redis is away.
 const RETRY_S: u32 = 1;

@@ -22,7 +22,8 @@ use filegate_types::BlobKey;
 pub(crate) use local::Transfer;
 pub use local::{LocalBlobs, LocalReader, TempBlob};
 pub use s3::{
-    S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Reader, S3Setting, S3Unchecked, Unfinished,
+    LifecycleRule, S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Reader, S3Setting,
+    S3Unchecked, Unfinished,
 };
 pub use sum::{BLOB_BLOCK_BYTES, BlobSum, Summer};
 

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use filegate_store::{BlobSum, Blobs, DataDir, Pace, S3Blobs, S3Options, StoreError, TempBlob};
+use filegate_store::{
+    BlobSum, Blobs, DataDir, LifecycleRule, Pace, S3Blobs, S3Fault, S3Options, StoreError, TempBlob,
+};
 use filegate_testkit::s3::{Fault, Kind, S3Server, When};
 use filegate_types::BlobKey;
 use sha2::{Digest as _, Sha256};
@@ -226,11 +228,10 @@ async fn a_digest_can_be_slowed_and_stopped() {
     for home in Home::both() {
         let key = blob_key(1);
         home.land(&key, &content(3 * BLOCK)).await.unwrap();
-        let (mut told, mut naps) = (0, 0);
+        let mut told = 0;
         let (sender, said) = std::sync::mpsc::channel();
         let pace = move |bytes| {
             told += bytes;
-            naps += 1;
             sender.send(told).unwrap();
             if bytes > 0 { Pace::Wait(Duration::from_nanos(1)) } else { Pace::Go }
         };
@@ -329,6 +330,10 @@ async fn a_store_that_goes_on_failing_is_told_as_such() {
             );
             server.heal();
             home.blobs.purge(&blob_key(1)).await.unwrap();
+            if (kind, fault) == (Kind::Create, Fault::Reset) {
+                // Those whose id we were never told.
+                home.s3_blobs().abort_unfinished(in_ms(1_000_000)).await.unwrap();
+            }
             assert_eq!(server.unfinished(), 0, "{kind:?} {fault:?}");
             assert_eq!(server.objects("some/where"), []);
         }
@@ -492,4 +497,54 @@ async fn what_a_crash_left_of_an_upload_is_found_by_its_age() {
     assert_eq!(s3.abort_unfinished(NOW).await.unwrap(), 0);
     assert_eq!(s3.abort_unfinished(in_ms(1_000_000)).await.unwrap(), 1);
     assert_eq!(server.unfinished(), 0);
+}
+
+#[tokio::test]
+async fn a_sound_bucket_has_no_faults() {
+    let home = Home::s3();
+    let now = filegate_types::Clock::now(&filegate_types::SystemClock);
+    let facts = home.s3_blobs().survey(&blob_key(1), now).await;
+    assert_eq!(facts.faults, []);
+    assert_eq!(facts.lifecycle, LifecycleRule::Unknown);
+    assert!(facts.put.is_some());
+    assert_eq!(home.server().objects(""), []);
+    assert_eq!(home.server().unfinished(), 0);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_bucket_is_named() {
+    let now = filegate_types::Clock::now(&filegate_types::SystemClock);
+    let faults = async |home: &Home| home.s3_blobs().survey(&blob_key(1), now).await.faults;
+    let said = |faults: Vec<S3Fault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
+
+    let home = Home::s3_with(|options| options.bucket = "nowhere".to_owned());
+    let found = faults(&home).await;
+    assert!(matches!(found.as_slice(), [S3Fault::NoBucket(_)]), "{found:?}");
+
+    let home = Home::s3_with(|options| options.secret_access_key = "another".to_owned());
+    let found = faults(&home).await;
+    assert!(matches!(found.as_slice(), [S3Fault::WrongKey(_)]), "{found:?}");
+
+    let home = Home::s3_with(|options| options.retries = 0);
+    let server = home.server();
+    let refusals = [
+        (Kind::List, 400, "AuthorizationHeaderMalformed", "the region is another"),
+        (Kind::List, 403, "RequestTimeTooSkewed", "the clocks differ"),
+        (Kind::Put, 400, "InvalidDigest", "the checksum is refused"),
+        (Kind::Put, 403, "AccessDenied", "writing an object is not allowed"),
+        (Kind::Get, 403, "AccessDenied", "reading an object is not allowed"),
+        (Kind::Delete, 403, "AccessDenied", "deleting an object is not allowed"),
+        (Kind::UploadPart, 403, "AccessDenied", "uploading in parts is not allowed"),
+        (Kind::ListUploads, 501, "NotImplemented", "listing uploads in parts fails"),
+    ];
+    for (kind, status, code, says) in refusals {
+        server.fail(When::All(kind), Fault::Refuse(status, code));
+        let said = said(faults(&home).await);
+        server.heal();
+        assert_eq!(said.len(), 1, "{kind:?}: {said:?}");
+        assert!(said[0].starts_with(says) && said[0].contains(code), "{kind:?}: {said:?}");
+    }
+    server.stop();
+    let found = faults(&home).await;
+    assert!(matches!(found.as_slice(), [S3Fault::Unreachable(_)]), "{found:?}");
 }

@@ -95,11 +95,11 @@ impl Front {
         let response = self.service.call(request).await;
         let response = response.map_err(|error| io::Error::other(format!("{error:?}")))?;
         let response = self.note(kind, &uri, response).await?;
+        let len = response.headers().get("content-length").and_then(|len| len.to_str().ok());
+        let half = len.and_then(|len| len.parse::<u64>().ok()).unwrap_or(2) / 2;
         Ok(match fault {
             Some(Fault::LoseAnswer) => return Err(broken()),
-            Some(Fault::Reset) => {
-                response.map(|body| altered(body, |body| body.cut = Some(body.half())))
-            }
+            Some(Fault::Reset) => response.map(|body| altered(body, |body| body.cut = Some(half))),
             Some(Fault::Corrupt(at)) => {
                 response.map(|body| altered(body, |body| body.flip = Some(at)))
             }
@@ -275,14 +275,6 @@ struct Altered<B> {
 impl<B> Altered<B> {
     fn new(inner: B, pause: Option<Duration>) -> Self {
         Self { inner, cut: None, flip: None, pause, sleep: None, rest: Bytes::new(), given: 0 }
-    }
-
-    /// Half of what it has, or a byte of what has no length.
-    fn half(&self) -> u64
-    where
-        B: hyper::body::Body,
-    {
-        self.inner.size_hint().exact().map_or(1, |len| len / 2)
     }
 
     /// The next piece of what has come, changed as is asked.

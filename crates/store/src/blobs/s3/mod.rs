@@ -40,7 +40,7 @@ pub use options::{S3Checksum, S3Options, S3Setting};
 use read::Getter;
 pub use read::S3Reader;
 pub(super) use read::S3Stream;
-pub use survey::{S3Facts, S3Fault};
+pub use survey::{LifecycleRule, S3Facts, S3Fault};
 pub use unfinished::Unfinished;
 
 use super::local;

@@ -1,16 +1,18 @@
 //! `filegate doctor`: names what is wrong with an installation, and what to do.
 
+mod replicas;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use filegate_server::Stores;
 use filegate_server::config::Config;
-use filegate_store::{Catalog, DataDir, Reserve, StoreError};
+use filegate_store::{Catalog, Keeps};
 use filegate_types::{Clock as _, SystemClock};
 use serde_json::json;
 
@@ -38,8 +40,9 @@ const NETWORK_FS: [i64; 4] = [0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42];
 /// Look for what is wrong with an installation and say what to do
 ///
 /// Checks the settings, the data directory (permissions, space, inodes, file system, how fast it syncs),
-/// the catalog, the addresses, the limit of open files and the clock. Changes nothing but a test
-/// file that it removes again.
+/// the catalog, the addresses, the limit of open files and the clocks; with PostgreSQL, S3 and Redis also
+/// whether they answer, what they allow, and what should be set up there. Changes nothing but a test
+/// file and a test object that it removes again.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit codes: 0 nothing is wrong (there may be warnings); 1 something is.")]
 pub(crate) struct DoctorArgs {
@@ -90,12 +93,29 @@ pub(crate) fn run(args: &DoctorArgs, printer: &Printer) -> Result<Exit, Failure>
                 check_address(subject, address, running, &mut found);
             }
             check_open_files(&config, &mut found);
-            check_catalog(&config, &mut found)?;
+            if config.keeps_here().rows {
+                check_sqlite(&mut found);
+            }
+            super::server_runtime()?.block_on(check_services(&config, &mut found));
         }
         Err(failure) => found.fail("settings", failure.text().unwrap_or_default()),
     }
     check_clock(&mut found);
     print(&found, printer)
+}
+
+/// What is asked over sockets, and the catalog wherever it is.
+async fn check_services(config: &Config, found: &mut Findings) {
+    let there = replicas::check_database(config, found).await;
+    // That an embedded store is not there yet was said.
+    if there && Stores::refuse_absent(config).is_ok() {
+        match Stores::open(config).await {
+            Ok(stores) => check_catalog(&stores.catalog, found).await,
+            Err(error) => found.fail("catalog", format!("{:#}", anyhow::Error::from(error))),
+        }
+    }
+    replicas::check_bucket(config, found).await;
+    replicas::check_redis(config, found).await;
 }
 
 fn check_url(config: &Config, found: &mut Findings) {
@@ -131,12 +151,14 @@ fn check_directory(config: &Config, found: &mut Findings) -> bool {
         let text = format!("others can look into it (mode {mode:o}): chmod 700 {}", path.display());
         found.warn("data_dir", text);
     }
-    check_space(path, found);
-    check_sync(path, found);
+    check_space(path, config.keeps_here(), found);
+    if config.keeps_here().any() {
+        check_sync(path, found);
+    }
     check_lock(path, found)
 }
 
-fn check_space(path: &Path, found: &mut Findings) {
+fn check_space(path: &Path, keeps: Keeps, found: &mut Findings) {
     let (Ok(space), Ok(kind)) = (rustix::fs::statvfs(path), rustix::fs::statfs(path)) else {
         found.fail("disk", "cannot be looked at: check the permissions of the data directory");
         return;
@@ -155,9 +177,12 @@ fn check_space(path: &Path, found: &mut Findings) {
         found.warn("inodes", text);
     }
     let kind = kind.f_type;
-    if kind == TMPFS {
+    if !keeps.any() {
+        // Only what is being received lies here; memory will do, if there is enough of it.
+        found.ok("file system", format!("type {kind:#x}, for what is being received"));
+    } else if kind == TMPFS {
         found.fail("file system", "tmpfs keeps nothing over a restart: put data_dir on a disk");
-    } else if NETWORK_FS.contains(&kind) {
+    } else if keeps.rows && NETWORK_FS.contains(&kind) {
         found.warn(
             "file system",
             "it is on the network, where SQLite's locks cannot be trusted: use a local disk",
@@ -239,7 +264,7 @@ fn check_open_files(config: &Config, found: &mut Findings) {
     }
 }
 
-fn check_catalog(config: &Config, found: &mut Findings) -> Result<(), Failure> {
+fn check_sqlite(found: &mut Findings) {
     let linked = Catalog::sqlite_version();
     let mut parts = linked.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0));
@@ -251,39 +276,26 @@ fn check_catalog(config: &Config, found: &mut Findings) -> Result<(), Failure> {
     } else {
         found.ok("sqlite", linked);
     }
-    let opened = DataDir::open_existing(&config.data_dir)
-        .and_then(|dir| Catalog::open(&dir, Arc::new(Reserve::of(&dir))));
-    let catalog = match opened {
-        Ok(catalog) => catalog,
-        // Said by the data_dir check already.
-        Err(StoreError::Unusable(_)) if !config.data_dir.try_exists().unwrap_or(true) => {
-            return Ok(());
+}
+
+async fn check_catalog(catalog: &Catalog, found: &mut Findings) {
+    match (catalog.integrity().await, catalog.counts().await) {
+        (Ok(verdict), Ok(counts)) if verdict == "ok" => {
+            let text = format!(
+                "sound: {} files, {}, {} jobs waiting",
+                counts.files,
+                size(counts.bytes),
+                counts.jobs
+            );
+            found.ok("catalog", text);
         }
-        Err(error) => {
+        (Ok(verdict), Ok(_)) => {
+            found.fail("catalog", format!("{verdict}: restore it from a backup"));
+        }
+        (Err(error), _) | (_, Err(error)) => {
             found.fail("catalog", format!("{:#}", anyhow::Error::from(error)));
-            return Ok(());
         }
-    };
-    super::server_runtime()?.block_on(async {
-        match (catalog.integrity().await, catalog.counts().await) {
-            (Ok(verdict), Ok(counts)) if verdict == "ok" => {
-                let text = format!(
-                    "sound: {} files, {}, {} jobs waiting",
-                    counts.files,
-                    size(counts.bytes),
-                    counts.jobs
-                );
-                found.ok("catalog", text);
-            }
-            (Ok(verdict), Ok(_)) => {
-                found.fail("catalog", format!("{verdict}: restore it from a backup"));
-            }
-            (Err(error), _) | (_, Err(error)) => {
-                found.fail("catalog", format!("{:#}", anyhow::Error::from(error)));
-            }
-        }
-    });
-    Ok(())
+    }
 }
 
 fn check_clock(found: &mut Findings) {
