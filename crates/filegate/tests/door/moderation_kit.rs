@@ -59,10 +59,14 @@ pub(crate) fn refused(reply: &Reply, code: i64, message: &str) {
 /// Neither bytes nor rows are there, of files or of uploads.
 #[track_caller]
 pub(crate) fn nothing_kept(server: &TestServer) {
-    assert_eq!(server.stored("blobs"), []);
-    eventually("the temporary file and the row are gone", || {
+    if server.place().is_none() {
+        assert_eq!(server.stored("blobs"), []);
+    }
+    // What was asked about in an S3 store is an object already, which the purge removes.
+    eventually("the temporary file, the object and the row are gone", || {
         let uploads: i64 = server.value("SELECT count(*) FROM uploads");
-        (server.stored("tmp").is_empty() && uploads == 0).then_some(())
+        let bytes = [server.stored("tmp"), server.stored("blobs")].concat();
+        (bytes.is_empty() && uploads == 0).then_some(())
     });
     assert_eq!(server.value::<i64>("SELECT count(*) FROM files"), 0);
 }

@@ -226,7 +226,7 @@ fn a_server_starts_without_redis_and_not_with_a_wrong_url() {
     assert_eq!(server.admin("GET", "/status").send().json()["redis_up"], false);
     assert_eq!(server.log().matches("redis.away").count(), 1, "{}", server.log());
     let home = tempfile::tempdir().unwrap();
-    let wrong = setup().env("FILEGATE_REDIS_URL", "redis://me:geheim@localhost:port/0");
+    let wrong = setup().embedded().env("FILEGATE_REDIS_URL", "redis://me:geheim@localhost:port/0");
     let log = wrong.try_start_on(home.path()).unwrap_err();
     assert!(log.contains("setting redis_url: redis://…@localhost:port/0: "), "{log}");
     assert!(!log.contains("geheim"), "{log}");
