@@ -107,7 +107,7 @@ fn the_webhook_is_told_of_a_file_and_can_fetch_it() {
         let verdict = if same { "allow" } else { "deny" };
         answer("200 OK", &format!("{{\"verdict\":\"{verdict}\"}}"))
     });
-    let server = start(&hook.settings(""));
+    let server = start(&hook.settings("timeout = '5s'"));
     let large: Vec<u8> = (0..900_000u32).map(|i| b'a' + (i % 23) as u8).collect();
     for content in [b"small".to_vec(), large] {
         let id = upload(&server, &content).file_id();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use filegate_testkit::proxy::{Answers, Faults, Resets};
 use filegate_testkit::random::Random;
+use filegate_testkit::s3::{Fault, When};
 
 use crate::fleet::Fleet;
 use crate::uploads::{Uploads, listed};
@@ -39,12 +40,13 @@ enum Trouble {
     PauseRedis,
     RefuseS3,
     OverloadS3,
+    LoseAnswersOfS3,
     ResetS3,
     SlowS3,
     StallS3,
 }
 
-const ALL: [Trouble; 13] = [
+const ALL: [Trouble; 14] = [
     Trouble::KillReplica,
     Trouble::KillTwoReplicas,
     Trouble::RestartReplica,
@@ -55,6 +57,7 @@ const ALL: [Trouble; 13] = [
     Trouble::PauseRedis,
     Trouble::RefuseS3,
     Trouble::OverloadS3,
+    Trouble::LoseAnswersOfS3,
     Trouble::ResetS3,
     Trouble::SlowS3,
     Trouble::StallS3,
@@ -131,7 +134,15 @@ fn make(trouble: Trouble, fleet: &Fleet, random: &mut Random) {
             fleet.to_s3.pass();
         }
         Trouble::OverloadS3 => {
-            faults(Faults { answers: Some(Answers::slow_down(600)), ..Faults::default() });
+            // Beside requests on connections that there are, some new connections.
+            fleet.s3.fail(When::Every(2), Fault::SlowDown);
+            faults(Faults { answers: Some(Answers::slow_down(300)), ..Faults::default() });
+            fleet.s3.heal();
+        }
+        Trouble::LoseAnswersOfS3 => {
+            fleet.s3.fail(When::Every(3), Fault::LoseAnswer);
+            thread::sleep(a_while * 2);
+            fleet.s3.heal();
         }
         Trouble::ResetS3 => {
             let resets = Some(Resets { per_mille: 700, within: 50_000 });
