@@ -12,24 +12,25 @@ use filegate_testkit::redis::Redis;
 use filegate_testkit::server::{TestServer, eventually};
 use serde_json::{Value, json};
 
-use crate::kit::{setup, sql, value};
+use crate::kit::setup;
 use crate::limits::{begin, in_flight};
 use crate::tenants::{LIST, accepted, get, key_limits, over_limit, upload};
 
 /// A server that counts in `redis`; `more` goes on in its section.
 fn start(redis: &Redis, more: &str) -> TestServer {
-    setup().config(&format!("{}{more}", redis.settings())).start()
+    setup().embedded().config(&format!("{}{more}", redis.settings())).start()
 }
 
 /// Two servers with the same key, whose limits are `limits`.
 fn pair(redis: &Redis, more: &str, limits: &Value) -> [TestServer; 2] {
     let first = start(redis, more);
     let mut second = start(redis, more);
-    let hash: String = value(&first, "SELECT hex(key_hash) FROM keys WHERE name = 'test'");
-    sql(&second, &format!("UPDATE keys SET key_hash = X'{hash}' WHERE name = 'test'"));
+    let hash: String = first.value("SELECT key_hash FROM keys WHERE name = 'test'");
+    let hash = hash.trim_start_matches("\\x");
+    second.sql(&format!("UPDATE keys SET key_hash = X'{hash}' WHERE name = 'test'"));
     second.key.clone_from(&first.key);
     for server in [&first, &second] {
-        let id: i64 = value(server, "SELECT key_id FROM keys WHERE name = 'test'");
+        let id: i64 = server.value("SELECT key_id FROM keys WHERE name = 'test'");
         assert_eq!(id, 1);
         key_limits(server, limits);
     }
@@ -241,7 +242,7 @@ fn a_server_starts_without_redis_and_not_with_a_wrong_url() {
     assert_eq!(server.admin("GET", "/status").send().json()["redis_up"], false);
     assert_eq!(server.log().matches("redis.away").count(), 1, "{}", server.log());
     let home = tempfile::tempdir().unwrap();
-    let wrong = setup().env("FILEGATE_REDIS_URL", "redis://me:geheim@localhost:port/0");
+    let wrong = setup().embedded().env("FILEGATE_REDIS_URL", "redis://me:geheim@localhost:port/0");
     let log = wrong.try_start_on(home.path()).unwrap_err();
     assert!(log.contains("setting redis_url: redis://…@localhost:port/0: "), "{log}");
     assert!(!log.contains("geheim"), "{log}");

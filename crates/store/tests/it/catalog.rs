@@ -181,7 +181,7 @@ async fn many_at_once_all_commit(store: Store) {
     let mut tasks = tokio::task::JoinSet::new();
     for seed in 0..100u8 {
         let (catalog, key) = (store.replica(seed.into()), blob_key(seed));
-        let sum = store.land(&key, &[seed]);
+        let sum = store.land(&key, &[seed]).await;
         tasks.spawn(async move {
             let upload = new_upload(acme, &key, in_ms(60_000));
             catalog.begin_upload(upload, NOW).await.unwrap().unwrap();
