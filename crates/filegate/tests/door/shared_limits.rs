@@ -115,7 +115,7 @@ fn uploads_at_a_time_are_those_of_both_processes() {
 fn places_of_a_killed_process_come_back() {
     let redis = Redis::shared();
     let limits = json!({"concurrent_uploads": 2});
-    let [first, mut second] = pair(&redis, "timeout = \"500ms\"\nlease = \"3s\"\n", &limits);
+    let [first, mut second] = pair(&redis, "timeout = \"600ms\"\nlease = \"4s\"\n", &limits);
     let _living = begin(&first, &first.key);
     in_flight(&first, 1);
     let _dead = begin(&second, &second.key);
@@ -143,7 +143,8 @@ fn under_load(server: &TestServer, key: &str, ends: &AtomicBool) -> Vec<Reply> {
 
 fn redis_dies_under_load(on_failure: &str, refused: bool) {
     let mut redis = Redis::start();
-    let more = format!("timeout = \"1s\"\n[limits]\non_failure = \"{on_failure}\"\n");
+    let more =
+        format!("timeout = \"2s\"\nlease = \"20s\"\n[limits]\non_failure = \"{on_failure}\"\n");
     let plenty = json!({"requests_per_minute": 900_000, "bytes_per_minute": "100GiB", "concurrent_uploads": 1000});
     let servers = pair(&redis, &more, &plenty);
     let free = servers.each_ref().map(|server| server.make_key("free", "free"));
