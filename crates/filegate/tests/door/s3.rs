@@ -5,7 +5,7 @@ use filegate_testkit::s3::S3Server;
 use filegate_testkit::server::eventually;
 use sha2::{Digest as _, Sha256};
 
-use super::moderation_kit::{Hook, answer, catalog, refused, setup};
+use super::moderation_kit::{Hook, answer, refused, setup};
 
 const PREFIX: &str = "door";
 
@@ -47,9 +47,7 @@ fn what_is_being_decided_is_fetched_from_the_store() {
         refused(&server.upload("retrieval", "a.txt", content), 1026, told);
     }
     eventually("nothing is left of what was refused", || {
-        let uploads: i64 = catalog(&server)
-            .query_row("SELECT count(*) FROM uploads", [], |row| row.get(0))
-            .expect("a count");
+        let uploads: i64 = server.value("SELECT count(*) FROM uploads");
         (s3.objects(PREFIX).len() == 2 && uploads == 0).then_some(())
     });
     assert_eq!(fetch(hook.asked()[3].json()["download_url"].as_str().expect("a link")).0, 404);
