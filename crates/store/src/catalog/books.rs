@@ -9,10 +9,10 @@
 //! transaction that makes it a file. A crash between leaves a hold on a row, and goes with it when the
 //! reaper takes the row.
 
-use super::sql::{self, Connection, OptionalExtension as _, Row};
 use filegate_types::units::Bytes;
 use filegate_types::{AccountId, Call, FileId, KeyId, Money, PriceUnit, PurposeName, UnixMillis};
 
+use super::sql::{self, Connection, OptionalExtension as _, Row};
 use super::{Catalog, freeing};
 use crate::error::StoreError;
 

@@ -1,11 +1,11 @@
 //! Committed files.
 
-use super::sql::{self, Connection, Dialect, OptionalExtension as _, Value};
 use filegate_types::{
     AccountId, BlobKey, Call, FileId, FileRecord, KeyId, PurposeName, UnixMillis,
 };
 
 use super::books::{self, Short};
+use super::sql::{self, Connection, Dialect, OptionalExtension as _, Value};
 use super::uploads::by_account;
 use super::usage::{self, Usage};
 use super::{Catalog, freeing, jobs, record, select_files, synced};
@@ -113,6 +113,9 @@ impl Catalog {
     /// transaction enqueues.
     ///
     /// `purposes`: if not empty, the file's purpose must be among them.
+    ///
+    /// The account is locked first: a file that is deleted or expires at the same time is paid for, counted
+    /// off and receipted once.
     pub async fn delete_file(
         &self,
         account: AccountId,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::sql::{self, Connection, OptionalExtension as _, Row};
 use filegate_types::UnixMillis;
 
+use super::sql::{self, Connection, OptionalExtension as _, Row};
 use super::{Catalog, freeing, relaxed};
 use crate::error::StoreError;
 

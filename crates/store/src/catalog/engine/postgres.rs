@@ -212,11 +212,12 @@ impl Postgres {
                 if let Some(limit) = patience {
                     session.take_time(limit).map_err(Failed::Before)?;
                 }
-                let seen = run(c).map_err(Failed::Before)?;
+                let seen = run(c);
                 if patience.is_some() {
+                    // Also after an error: others use the connection next.
                     session.hurry().map_err(Failed::Before)?;
                 }
-                Ok(seen)
+                seen.map_err(Failed::Before)
             });
             looked.map_err(|(Failed::Before(e) | Failed::AtCommit(e))| {
                 StoreError::catalog(operation, e)
