@@ -97,7 +97,7 @@ async fn orphans_are_removed_and_uploads_in_flight_are_not(store: Store) {
 #[tokio::test]
 async fn a_store_on_s3_is_checked_and_mended_alike() {
     let server = S3Server::start_new();
-    let mut store = Store::new();
+    let mut store = Store::on_sqlite();
     let options = S3Options {
         access_key_id: server.access_key().to_owned(),
         secret_access_key: server.secret_key().to_owned(),
