@@ -171,7 +171,8 @@ pub struct Redis {
 }
 
 /// Bounds on connections, bodies and time. Memory is bounded by
-/// `uploads_max` × 2 pieces of 256 KiB + `connections_max` × 64 KiB.
+/// `uploads_max` × 2 pieces of 256 KiB + `connections_max` × 64 KiB, a block of 256 KiB for each download,
+/// and on S3 `s3.memory_max` for the parts of all uploads that are on their way up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -196,7 +197,10 @@ pub struct Limits {
     pub drain_bytes: Bytes,
     /// For how long it is.
     pub drain_time: Span,
-    /// Time for running requests to end after SIGTERM.
+    /// How long after SIGTERM requests are still taken, while `/readyz` sends balancers elsewhere and each answer
+    /// closes its connection.
+    pub drain: Span,
+    /// Time for running requests to end after that.
     pub shutdown: Span,
     /// For whom limits of tenants are counted.
     pub scope: LimitScope,
@@ -317,6 +321,7 @@ impl Default for Config {
                 write_idle: Span::seconds(60),
                 drain_bytes: Bytes::mib(8),
                 drain_time: Span::seconds(5),
+                drain: Span::seconds(0),
                 shutdown: Span::seconds(30),
                 scope: LimitScope::Shared,
                 on_failure: LimitFailure::Local,

@@ -17,5 +17,6 @@ mod moderation_services;
 mod network;
 mod resources;
 mod retention;
+mod s3;
 mod shared_limits;
 mod tenants;

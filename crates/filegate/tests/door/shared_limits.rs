@@ -28,7 +28,7 @@ fn pair(redis: &Redis, more: &str, limits: &Value) -> [TestServer; 2] {
     let hash: String = first.value("SELECT key_hash FROM keys WHERE name = 'test'");
     let hash = hash.trim_start_matches("\\x");
     second.sql(&format!("UPDATE keys SET key_hash = X'{hash}' WHERE name = 'test'"));
-    second.key = first.key.clone();
+    second.key.clone_from(&first.key);
     for server in [&first, &second] {
         let id: i64 = server.value("SELECT key_id FROM keys WHERE name = 'test'");
         assert_eq!(id, 1);
@@ -115,7 +115,7 @@ fn uploads_at_a_time_are_those_of_both_processes() {
 fn places_of_a_killed_process_come_back() {
     let redis = Redis::shared();
     let limits = json!({"concurrent_uploads": 2});
-    let [first, mut second] = pair(&redis, "timeout = \"250ms\"\nlease = \"2s\"\n", &limits);
+    let [first, mut second] = pair(&redis, "timeout = \"600ms\"\nlease = \"4s\"\n", &limits);
     let _living = begin(&first, &first.key);
     in_flight(&first, 1);
     let _dead = begin(&second, &second.key);
@@ -143,7 +143,8 @@ fn under_load(server: &TestServer, key: &str, ends: &AtomicBool) -> Vec<Reply> {
 
 fn redis_dies_under_load(on_failure: &str, refused: bool) {
     let mut redis = Redis::start();
-    let more = format!("[limits]\non_failure = \"{on_failure}\"\n");
+    let more =
+        format!("timeout = \"2s\"\nlease = \"20s\"\n[limits]\non_failure = \"{on_failure}\"\n");
     let plenty = json!({"requests_per_minute": 900_000, "bytes_per_minute": "100GiB", "concurrent_uploads": 1000});
     let servers = pair(&redis, &more, &plenty);
     let free = servers.each_ref().map(|server| server.make_key("free", "free"));
@@ -213,6 +214,22 @@ fn redis_dies_under_load_and_each_process_counts_by_itself() {
 #[test]
 fn redis_dies_under_load_and_limited_calls_are_refused() {
     redis_dies_under_load("refuse", true);
+}
+
+#[test]
+fn redis_over_tls_has_to_show_a_certificate_that_is_trusted() {
+    let redis = Redis::start_tls();
+    let config = format!("redis_url = \"{}\"\n[redis]\n{PATIENT}", redis.tls_url());
+    let authority = redis.authority();
+    let trusting =
+        setup().config(&config).env("SSL_CERT_FILE", authority.to_str().unwrap()).start();
+    assert_eq!(trusting.admin("GET", "/status").send().json()["redis_up"], true);
+    key_limits(&trusting, &json!({"requests_per_minute": 1}));
+    accepted(&trusting.get(LIST));
+    assert_eq!(redis.command(&["EXISTS", "filegate:r:k1:1:1"]), "1");
+    let stranger = setup().config(&config).start();
+    assert_eq!(stranger.admin("GET", "/status").send().json()["redis_up"], false);
+    assert!(stranger.log().contains("UnknownIssuer"), "{}", stranger.log());
 }
 
 #[test]

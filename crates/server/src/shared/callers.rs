@@ -13,7 +13,7 @@
 //! that was set a moment ago may be missed by reads for as long as a revoked key works.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use filegate_store::{Caller, StoreError};
@@ -45,7 +45,7 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     read_at: Instant,
-    principal: Box<Principal>,
+    principal: Arc<Principal>,
 }
 
 /// A read of the catalog that is about to begin.
@@ -75,10 +75,10 @@ impl Callers {
         self.lock().forget();
     }
 
-    pub(super) fn get(&self, hash: KeyHash, call: Call, now: Instant) -> Option<Box<Principal>> {
+    pub(super) fn get(&self, hash: KeyHash, call: Call, now: Instant) -> Option<Arc<Principal>> {
         let state = self.lock();
         let entry = state.entries.get(&(*hash.as_bytes(), call))?;
-        (now.duration_since(entry.read_at) < LIFE).then(|| entry.principal.clone())
+        (now.duration_since(entry.read_at) < LIFE).then(|| Arc::clone(&entry.principal))
     }
 
     pub(super) fn ticket(&self, now: Instant) -> Option<Ticket> {
@@ -98,7 +98,7 @@ impl Callers {
                 return;
             }
         }
-        let entry = Entry { read_at: ticket.read_at, principal: Box::new(principal.clone()) };
+        let entry = Entry { read_at: ticket.read_at, principal: Arc::new(principal.clone()) };
         state.entries.insert((*hash.as_bytes(), call), entry);
     }
 
@@ -127,7 +127,7 @@ pub(crate) async fn authenticate(
     if let Some(principal) = app.callers.get(hash, call, now)
         && pay::can_pay(&principal).is_ok()
     {
-        return Ok(Some(Caller::Active(principal)));
+        return Ok(Some(Caller::Active(Box::new(Principal::clone(&principal)))));
     }
     let ticket = app.callers.ticket(now);
     let caller = app.catalog.authenticate(hash, call, app.clock.now()).await?;

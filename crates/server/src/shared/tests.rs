@@ -309,8 +309,10 @@ async fn places_of_a_dead_replica_come_back_and_those_of_a_living_one_stay() {
     living.tasks.stop(Duration::from_secs(5)).await;
 }
 
+type Turn = fn(&mut Redis);
+
 /// Ways in which Redis can be away, each with its end.
-const WAYS: [(&str, fn(&mut Redis), fn(&mut Redis)); 6] = [
+const WAYS: [(&str, Turn, Turn); 6] = [
     ("killed", Redis::stop, Redis::start_again),
     ("silent", Redis::pause, Redis::resume),
     (
@@ -344,23 +346,28 @@ async fn without_redis(
 ) {
     let mut redis = Redis::start();
     for (way, goes, comes) in WAYS {
-        let mut config = settings(&redis, Span(Duration::from_millis(500)));
+        let mut config = settings(&redis, Span::seconds(1));
         config.limits.on_failure = on_failure;
         let replica = Replica::of(&config);
         replica.link.check().await;
         let mut who = limited(3);
-        who.key_limits.bytes_per_minute = Some(Bytes::kib(60));
         who.key_limits.concurrent_uploads = Some(2);
+        let (ends, _) = replica.gate.upload(&who, Some(1)).await.unwrap();
+        who.key_limits.bytes_per_minute = Some(Bytes::kib(60));
         let (place, _) = replica.gate.upload(&who, Some(60 << 10)).await.unwrap();
         // A Redis that cannot write could still say that a limit is used up.
         redis.command(&["DEL", "filegate:b:k1:61440"]);
         goes(&mut redis);
+        ends.leave().await;
         while_away(&replica, &who, way).await;
         // Whoever has no limits sees nothing of it.
         let free = principal(9, 9);
         assert_eq!(replica.gate.request(&free).await, (None, Ok(())), "{way}");
         replica.gate.upload(&free, None).await.unwrap().0.leave().await;
         assert!(!replica.link.is_up(), "{way}");
+        // That it answers is not enough, but all that is broken is a few keys.
+        replica.link.check().await;
+        assert_eq!(replica.link.is_up(), way == "broken");
 
         comes(&mut redis);
         eventually(async || {

@@ -151,6 +151,16 @@ impl Catalog {
             .await
     }
 
+    /// Whether there is an upload in progress with this key.
+    pub async fn has_upload(&self, key: BlobKey) -> Result<bool, StoreError> {
+        self.engine
+            .read("looking for an upload", move |c| {
+                c.prepare_cached("SELECT EXISTS (SELECT 1 FROM uploads WHERE blob_key = ?1)")?
+                    .query_row([key.as_str()], |row| row.get(0))
+            })
+            .await
+    }
+
     /// Forgets an upload whose bytes are already gone from the store, and voids its hold.
     pub async fn abort_upload(&self, key: BlobKey) -> Result<(), StoreError> {
         self.engine

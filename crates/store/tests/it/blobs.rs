@@ -548,3 +548,26 @@ async fn what_is_wrong_with_a_bucket_is_named() {
     let found = faults(&home).await;
     assert!(matches!(found.as_slice(), [S3Fault::Unreachable(_)]), "{found:?}");
 }
+
+#[tokio::test]
+async fn https_is_spoken_with_the_provider_that_is_installed() {
+    // The server is one of plain HTTP: that it is not understood is told, and nothing panics.
+    let home = Home::s3_with(|options| {
+        let plain = options.endpoint.take().unwrap();
+        let encrypted = plain.as_str().replace("http://", "https://");
+        options.endpoint = Some(encrypted.parse().unwrap());
+        options.retries = 0;
+    });
+    let error = home.land(&blob_key(1), b"x").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    assert_eq!(home.server().requests(Kind::Put), 0);
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let home = Home::s3();
+    home.server().fail(When::All(Kind::Put), Fault::Refuse(307, "TemporaryRedirect"));
+    let error = home.land(&blob_key(1), b"x").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    assert_eq!(home.server().requests(Kind::Put), 1);
+}

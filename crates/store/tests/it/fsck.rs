@@ -6,7 +6,13 @@ use std::os::unix::fs::FileExt;
 use filegate_store::fsck::{Options, Report, fsck};
 use filegate_types::BlobKey;
 
-use crate::support::{NOW, Store, blob_key, in_ms};
+use crate::support::{NOW, Store, blob_key, in_ms, on_both};
+
+on_both!(
+    a_sound_store_is_clean,
+    damage_is_named_marked_and_unmarked,
+    orphans_are_removed_and_uploads_in_flight_are_not,
+);
 
 const LOOK: Options = Options { repair: false, alone: false, digests: true };
 const MEND: Options = Options { repair: true, alone: true, digests: true };
@@ -20,9 +26,7 @@ fn path(store: &Store, key: &BlobKey) -> std::path::PathBuf {
     store.home.path().join("blobs").join(key.shard()).join(key.as_str())
 }
 
-#[tokio::test]
-async fn a_sound_store_is_clean() {
-    let store = Store::new();
+async fn a_sound_store_is_clean(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     for seed in 0..5 {
         store.upload(acme, seed, &vec![seed; 300_000]).await;
@@ -32,9 +36,7 @@ async fn a_sound_store_is_clean() {
     assert_eq!((report.files, report.bytes), (5, 1_500_000));
 }
 
-#[tokio::test]
-async fn damage_is_named_marked_and_unmarked() {
-    let store = Store::new();
+async fn damage_is_named_marked_and_unmarked(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let flipped = store.upload(acme, 1, &[1; 1000]).await;
     let cut = store.upload(acme, 2, &[2; 1000]).await;
@@ -70,9 +72,7 @@ async fn damage_is_named_marked_and_unmarked() {
     assert!(mark(flipped.file_id).await.is_none());
 }
 
-#[tokio::test]
-async fn orphans_are_removed_and_uploads_in_flight_are_not() {
-    let store = Store::new();
+async fn orphans_are_removed_and_uploads_in_flight_are_not(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let kept = store.upload(acme, 1, b"kept").await;
     let (flying, orphan) = (blob_key(2), blob_key(3));

@@ -99,6 +99,7 @@ impl Front {
         let half = len.and_then(|len| len.parse::<u64>().ok()).unwrap_or(2) / 2;
         Ok(match fault {
             Some(Fault::LoseAnswer) => return Err(broken()),
+            Some(Fault::StallAnswer) => std::future::pending().await,
             Some(Fault::Reset) => response.map(|body| altered(body, |body| body.cut = Some(half))),
             Some(Fault::Corrupt(at)) => {
                 response.map(|body| altered(body, |body| body.flip = Some(at)))
