@@ -482,6 +482,9 @@ impl Config {
             ("jobs.interval", self.jobs.interval),
             ("jobs.upload_lease", self.jobs.upload_lease),
             ("redis.timeout", self.redis.timeout),
+            ("database.connect_timeout", self.database.connect_timeout),
+            ("database.statement_timeout", self.database.statement_timeout),
+            ("database.wait", self.database.wait),
         ] {
             if span.0.is_zero() {
                 return impossible(setting, "must be more than 0s".to_owned());
@@ -490,6 +493,19 @@ impl Config {
         if self.jobs.upload_lease <= self.limits.body_idle {
             let why = format!("{} must be longer than limits.body_idle", self.jobs.upload_lease);
             return impossible("jobs.upload_lease", why);
+        }
+        if !self.redis_url.expose().is_empty()
+            && let Err(why) = crate::shared::link::client(self.redis_url.expose())
+        {
+            return impossible("redis_url", why);
+        }
+        if self.redis.lease < Span::seconds(1) || self.redis.lease.0 < self.redis.timeout.0 * 6 {
+            let why = "is less than 1s or six times redis.timeout: it is renewed every third of it";
+            return impossible("redis.lease", why.to_owned());
+        }
+        if self.database.connections == 0 || self.database.connections > 10_000 {
+            let why = format!("{} is not from 1 to 10000", self.database.connections);
+            return impossible("database.connections", why);
         }
         if self.downloads.mode == DownloadMode::Redirect && self.blob_url.is_empty() {
             let why = "\"redirect\" is for a store on S3: give blob_url, or say \"own\"";
@@ -629,6 +645,18 @@ mod tests {
     }
 
     #[test]
+    fn only_a_server_needs_limits_that_are_shared() {
+        let replica = parse("database_url = 'postgres://db/files'").unwrap();
+        assert!(replica.is_replicated());
+        let why = replica.check_serving().unwrap_err().to_string();
+        assert!(why.contains("limits.scope") && why.contains("redis_url"), "{why}");
+        for more in ["redis_url = 'redis://cache'", "[limits]\nscope = 'per-replica'"] {
+            let toml = format!("database_url = 'postgres://db/files'\n{more}");
+            parse(&toml).unwrap().check_serving().unwrap();
+        }
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (toml, says) in [
             ("[limits.key]\nstored_bytes = '1GiB'", "limits.account"),
@@ -661,6 +689,8 @@ mod tests {
             ),
             ("redis_url = 'localhost:6379'", "setting redis_url: (not a URL): does not start"),
             ("[redis]\ntimeout = '0s'", "redis.timeout"),
+            ("[database]\nconnections = 0", "database.connections"),
+            ("[database]\nwait = '0s'", "database.wait"),
             ("[redis]\nlease = '900ms'", "redis.lease"),
             ("[redis]\ntimeout = '6s'", "redis.lease"),
             ("[purposes.voice_clone.accept.audio]\nbytes_max = 'lots'", "is not a size"),
