@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _};
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -24,6 +24,9 @@ pub const SHARED: &str = "FILEGATE_TEST_POSTGRES";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The superuser's, of a cluster that lives for a test.
 const PASSWORD: &str = "of-a-test";
+/// For nothing but tests.
+const CERTIFICATE: &[u8] = include_bytes!("tls/cert.pem");
+const KEY: &[u8] = include_bytes!("tls/key.pem");
 
 /// A cluster, or a place for databases in one. What it made is gone when it is dropped.
 #[derive(Debug)]
@@ -65,6 +68,17 @@ impl Postgres {
         assert!(started, "PostgreSQL does not start:\n{}", cluster.log());
         let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/postgres", cluster.port);
         Self { url, cluster: Some(cluster), databases: Mutex::default() }
+    }
+
+    /// As [`Self::own`], with TLS. The certificate, which is its own authority, is for `localhost` and
+    /// 127.0.0.1; see [`Self::certificate`].
+    pub fn own_with_tls() -> Self {
+        Self::own(&["ssl=on", "ssl_cert_file=../cert.pem", "ssl_key_file=../key.pem"])
+    }
+
+    /// The file with the certificate of [`Self::own_with_tls`].
+    pub fn certificate(&self) -> PathBuf {
+        self.cluster.as_ref().expect("a cluster of the test's own").home.path().join("cert.pem")
     }
 
     /// The superuser's URL.
@@ -314,6 +328,14 @@ fn init(home: &Path) {
     let password = home.join("password");
     let mut file = fs::File::create(&password).expect("a file in it");
     io::Write::write_all(&mut file, PASSWORD.as_bytes()).expect("room for it");
+    for (name, text) in [("cert.pem", CERTIFICATE), ("key.pem", KEY)] {
+        let mut file = fs::OpenOptions::new();
+        let file = file.create_new(true).write(true).mode(0o600).open(home.join(name));
+        io::Write::write_all(&mut file.expect("a file in it"), text).expect("room for it");
+        if let Some((user, group)) = server_user() {
+            chown(home.join(name), Some(user), Some(group)).expect("root may give it away");
+        }
+    }
     let words = as_server("initdb");
     let init = |locale: &[&str]| {
         let mut command = Command::new(&words[0]);

@@ -11,6 +11,7 @@ mod fairness;
 mod idempotency;
 mod kit;
 mod limits;
+mod migrate;
 mod moderation;
 mod moderation_kit;
 mod moderation_services;

@@ -29,7 +29,7 @@ use crate::links::LinkError;
     responses(
         (status = 200, description = "The bytes", content_type = "application/octet-stream"),
         (status = 206, description = "The ranges that were asked for"),
-        (status = 302, description = "Where the store has the bytes, with downloads = \"redirect\""),
+        (status = 302, description = "Where the store has the bytes, if downloads.mode is redirect"),
         (status = 403, description = "Not a link of ours, or one that has ended"),
         (status = 404, description = "The file is gone"),
     ),

@@ -117,14 +117,12 @@ impl Store {
 
     /// Runs statements as somebody would who goes around the catalog.
     pub(crate) fn try_sql(&self, statements: &str) -> Result<Vec<Vec<Option<String>>>, String> {
-        match &self.database {
-            Some((_, url)) => query(url, statements),
-            None => {
-                let connection = rusqlite::Connection::open(self.catalog.path().unwrap()).unwrap();
-                connection.busy_timeout(Duration::from_secs(5)).unwrap();
-                sqlite_rows(&connection, statements).map_err(|error| error.to_string())
-            }
+        if let Some((_, url)) = &self.database {
+            return query(url, statements);
         }
+        let connection = rusqlite::Connection::open(self.catalog.path().unwrap()).unwrap();
+        connection.busy_timeout(Duration::from_secs(5)).unwrap();
+        sqlite_rows(&connection, statements).map_err(|error| error.to_string())
     }
 
     pub(crate) async fn account(&self, name: &str, seed: u8) -> (AccountId, PlainKey) {

@@ -176,7 +176,7 @@ mod tests {
 
     async fn url_of(options: &S3Options) -> String {
         let bucket = clients(options).unwrap().bucket;
-        let life = Duration::from_secs(60);
+        let life = Duration::from_mins(1);
         let url = bucket.signed_url(Method::GET, &Path::from("a/b"), life).await.unwrap();
         url.as_str().split_once('?').unwrap().0.to_owned()
     }

@@ -131,7 +131,7 @@ async fn get(
 /// Whether the store said something, and not the network.
 fn was_answered(error: &Error) -> bool {
     let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
-    !causes.any(|cause| cause.is::<HttpError>())
+    !causes.any(|cause| cause.downcast_ref::<HttpError>().is_some())
 }
 
 /// A stretch of an object. When the connection breaks it goes on from the byte it had reached.
