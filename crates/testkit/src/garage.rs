@@ -69,13 +69,17 @@ impl Garage {
         garage.run(&["bucket", "create", BUCKET]);
         let allow = ["bucket", "allow", "--read", "--write", "--owner", BUCKET, "--key"];
         garage.run(&[&allow[..], &[&garage.access_key]].concat());
-        // Tables spread on their own time.
+        garage.wait_until_well();
+        garage
+    }
+
+    /// Waits until every node takes an object: tables spread, and nodes find each other again, on their own time.
+    pub fn wait_until_well(&self) {
         let started = Instant::now();
-        while !(0..NODES).all(|node| garage.takes_an_object(node)) {
-            assert!(started.elapsed() < START_MAX, "Garage takes no object: {}", garage.log());
+        while !(0..NODES).all(|node| self.takes_an_object(node)) {
+            assert!(started.elapsed() < START_MAX, "Garage takes no object: {}", self.log());
             thread::sleep(Duration::from_millis(100));
         }
-        garage
     }
 
     /// Where a node serves S3: `host:port`.

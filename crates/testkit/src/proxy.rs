@@ -484,6 +484,8 @@ mod tests {
     fn refused_connections_come_back_on_the_same_port() {
         let proxy = Proxy::start(&echo(), 1);
         let mut before = connect(&proxy);
+        // What nobody has accepted yet is reset with the listener.
+        assert_eq!(round(&mut before, 10).unwrap(), 10);
         for _ in 0..3 {
             proxy.refuse();
             let refused = net::TcpStream::connect(proxy.address()).unwrap_err();

@@ -155,6 +155,7 @@ fn a_node_killed_in_the_middle_of_uploads_loses_nothing() {
     let stored = stored.into_inner().unwrap();
     assert_eq!(stored.len(), 80);
     cluster.check(&stored);
+    cluster.garage.wait_until_well();
     let report = cluster.replicas[0].command(&["fsck", "--json"]);
     assert!(report.contains("\"clean\":true"), "{report}");
 }
@@ -177,6 +178,7 @@ fn without_two_nodes_uploads_are_refused_and_with_one_back_they_work() {
     }
     cluster.check(&stored);
     cluster.garage.start_node(0);
+    cluster.garage.wait_until_well();
     let report = cluster.replicas[1].command(&["fsck", "--json"]);
     assert!(report.contains("\"clean\":true"), "{report}");
 }

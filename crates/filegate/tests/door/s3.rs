@@ -28,7 +28,7 @@ fn what_is_being_decided_is_fetched_from_the_store() {
         answer("200 OK", &format!("{{\"verdict\":\"{verdict}\"}}"))
     });
     let s3 = S3Server::start_new();
-    let server = setup(&(s3.settings(PREFIX) + &hook.settings(""))).start();
+    let server = setup(&(s3.settings(PREFIX) + &hook.settings(""))).embedded().start();
     let large = vec![b'a'; 900_000];
     for content in [b"small".to_vec(), large.clone()] {
         let id = server.upload("retrieval", "a.txt", &content).file_id();

@@ -221,13 +221,16 @@ fn redis_over_tls_has_to_show_a_certificate_that_is_trusted() {
     let redis = Redis::start_tls();
     let config = format!("redis_url = \"{}\"\n[redis]\n{PATIENT}", redis.tls_url());
     let authority = redis.authority();
-    let trusting =
-        setup().config(&config).env("SSL_CERT_FILE", authority.to_str().unwrap()).start();
+    let trusting = setup()
+        .embedded()
+        .config(&config)
+        .env("SSL_CERT_FILE", authority.to_str().unwrap())
+        .start();
     assert_eq!(trusting.admin("GET", "/status").send().json()["redis_up"], true);
     key_limits(&trusting, &json!({"requests_per_minute": 1}));
     accepted(&trusting.get(LIST));
     assert_eq!(redis.command(&["EXISTS", "filegate:r:k1:1:1"]), "1");
-    let stranger = setup().config(&config).start();
+    let stranger = setup().embedded().config(&config).start();
     assert_eq!(stranger.admin("GET", "/status").send().json()["redis_up"], false);
     assert!(stranger.log().contains("UnknownIssuer"), "{}", stranger.log());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use filegate_testkit::http::{Reply, Request};
 use filegate_testkit::s3::{Fault, Kind, S3Server, When};
-use filegate_testkit::server::{TestServer, eventually};
+use filegate_testkit::server::{Setup, TestServer, eventually};
 
 use crate::kit;
 
@@ -17,8 +17,13 @@ fn settings(s3: &S3Server) -> String {
     s3.settings(PREFIX) + IMPATIENT
 }
 
+/// With rows in the data directory: here it is the bytes that are elsewhere.
+fn setup(toml: &str) -> Setup {
+    kit::setup().embedded().config(toml)
+}
+
 fn start(s3: &S3Server) -> TestServer {
-    kit::start_with(&settings(s3))
+    setup(&settings(s3)).start()
 }
 
 fn content_of(server: &TestServer, id: i64) -> Reply {
@@ -229,7 +234,7 @@ fn a_crash_between_landing_and_commit_is_reaped() {
     assert!(client.join().unwrap(), "nothing was acknowledged");
     s3.heal();
     assert_eq!(s3.objects(PREFIX).len(), 1);
-    let again = kit::setup().config(&settings(&s3)).start_on(&server.data_dir);
+    let again = setup(&settings(&s3)).start_on(&server.data_dir);
     eventually("the object is purged", || s3.objects(PREFIX).is_empty().then_some(()));
     let list = again.request("GET", "/v1/files/list").bearer(&server.key).send();
     assert_eq!(kit::success(list).json()["files"], serde_json::json!([]));
@@ -248,7 +253,7 @@ fn the_store_can_hand_the_bytes_out_itself() {
     server.terminate();
 
     let redirecting = settings(&s3) + "[downloads]\nmode = 'redirect'\n";
-    let again = kit::setup().config(&redirecting).start_on(&server.data_dir);
+    let again = setup(&redirecting).start_on(&server.data_dir);
     let retrieve = |id: i64| {
         let target = format!("/v1/files/retrieve?file_id={id}");
         kit::success(again.request("GET", &target).bearer(&server.key).send()).json()["file"]
@@ -287,7 +292,7 @@ fn the_store_can_hand_the_bytes_out_itself() {
 #[test]
 fn many_uploads_at_a_time_survive_a_store_that_stumbles() {
     let s3 = S3Server::start_new();
-    let server = kit::start_with(&(s3.settings(PREFIX) + "part_bytes = '5MiB'\n"));
+    let server = setup(&(s3.settings(PREFIX) + "part_bytes = '5MiB'\n")).start();
     s3.fail(When::Every(7), Fault::SlowDown);
     s3.fail(When::Every(11), Fault::Reset);
     let server = &server;
