@@ -64,8 +64,7 @@ impl Arguments {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
             match word.as_str() {
                 "--rows" => {
-                    parsed.rows =
-                        value()?.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                    parsed.rows = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?;
                 }
                 "--calls" => parsed.calls = value()?.parse()?,
                 "--dir" => parsed.dir = value()?.into(),
@@ -222,7 +221,8 @@ async fn postgres(url: &str, rows: i64) -> Result<Catalog, Failed> {
     let database = format!("{name}_{rows}");
     let own = format!("{start}/{database}");
     let maker = connect(url).await?;
-    let known = maker.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&database]).await?;
+    let known =
+        maker.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&database]).await?;
     if known.is_none() {
         maker.batch_execute(&format!("CREATE DATABASE \"{database}\"")).await?;
     }
@@ -251,7 +251,9 @@ async fn postgres(url: &str, rows: i64) -> Result<Catalog, Failed> {
         let to = (from + CHUNK).min(rows) - 1;
         let numbers = format!("generate_series({from}::bigint, {to}) i");
         let random = "substr(md5(i::text), 1, 20)";
-        client.batch_execute(&fill(&numbers, random, "sha256(int8send(i))", "'\\x00000000'")).await?;
+        client
+            .batch_execute(&fill(&numbers, random, "sha256(int8send(i))", "'\\x00000000'"))
+            .await?;
         progress(to + 1, rows);
     }
     client.batch_execute("VACUUM ANALYZE files").await?;

@@ -105,6 +105,7 @@ fn a_replica_killed_in_the_middle_of_an_upload_leaves_nothing() {
         fleet.to_s3.pass();
         assert!(connection.reply().is_err());
         fleet.nothing_left_over(0);
+        assert_eq!(fleet.s3.unfinished(), 0, "its parts went with it");
         assert_eq!(
             fleet.look(|replica| replica.value::<i64>("SELECT balance FROM accounts")),
             1_000_000

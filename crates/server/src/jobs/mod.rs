@@ -14,6 +14,7 @@
 mod scrub;
 mod storage;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ const UNFINISHED_AGE: Duration = Duration::from_hours(1);
 /// Rows taken at a time.
 pub(crate) const BATCH: u32 = 500;
 /// How long a replica may take for the jobs that it took at a time before others take them for its leavings.
-const CLAIM: Duration = Duration::from_mins(5);
+const CLAIM: Duration = Duration::from_mins(1);
 /// Longest pause before a failed job is tried again.
 const BACKOFF_MAX: Duration = Duration::from_mins(10);
 
@@ -120,14 +121,17 @@ async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<bool, StoreError> {
     let purge_one = |job: Job| async move {
         let JobKind::PurgeBlob = job.kind;
         let result = match job.target.parse::<BlobKey>() {
+            Ok(key) if job.of_an_upload => app.blobs.purge_upload(&key).await,
             Ok(key) => app.blobs.purge(&key).await,
             Err(_) => Err(StoreError::Damaged(job.target.clone())),
         };
         (job, result)
     };
+    let mut waiting: HashSet<i64> = jobs.iter().map(|job| job.job_id).collect();
     let mut purged = stream::iter(jobs.into_iter().map(purge_one)).buffer_unordered(PURGES);
     let (mut done, mut answers) = (Vec::new(), true);
     while let Some((job, result)) = purged.next().await {
+        waiting.remove(&job.job_id);
         let outcome = if result.is_ok() { "done" } else { "failed" };
         metrics::counter!("filegate_jobs_total", "kind" => job.kind.name(), "outcome" => outcome)
             .increment(1);
@@ -144,12 +148,18 @@ async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<bool, StoreError> {
                 app.catalog.postpone_job(job.job_id, run_at, error.to_string()).await?;
             }
         }
-        if !answers {
+        if !answers || app.tasks.is_stopping() {
             break;
         }
     }
+    drop(purged);
     if !done.is_empty() {
         app.catalog.finish_jobs(done, app.clock.now()).await?;
+    }
+    if !waiting.is_empty() {
+        // Nobody would look at them until the claim has ended.
+        let soon = app.clock.now().plus(backoff(0));
+        app.catalog.give_back_jobs(waiting.into_iter().collect(), soon).await?;
     }
     Ok(answers)
 }

@@ -35,6 +35,15 @@ pub struct Job {
     pub target: String,
     /// How often it has failed.
     pub attempts: u32,
+    /// Whether its target is of an upload that was cut off, and not of a file that was deleted.
+    pub of_an_upload: bool,
+}
+
+/// Whether the blob of a job was never a file: a file leaves a receipt.
+macro_rules! of_an_upload {
+    () => {
+        "NOT EXISTS (SELECT 1 FROM receipts WHERE blob_key = jobs.target AND purged_at IS NULL)"
+    };
 }
 
 impl Catalog {
@@ -56,10 +65,12 @@ impl Catalog {
             return self
                 .engine
                 .read(operation, move |c| {
-                    let mut statement = c.prepare_cached(
-                        "SELECT job_id, target, attempts FROM jobs
-                     WHERE kind = 'purge_blob' AND run_at <= ?1 ORDER BY run_at LIMIT ?2",
-                    )?;
+                    let mut statement = c.prepare_cached(concat!(
+                        "SELECT job_id, target, attempts, ",
+                        of_an_upload!(),
+                        " FROM jobs WHERE kind = 'purge_blob' AND run_at <= ?1
+                             ORDER BY run_at LIMIT ?2"
+                    ))?;
                     statement.query_map((now.0, limit), job)?.collect()
                 })
                 .await;
@@ -67,12 +78,13 @@ impl Catalog {
         // Relaxed: a claim that a crash forgets is a job that is done twice.
         self.engine
             .write(relaxed(operation), move |c| {
-                let mut statement = c.prepare_cached(
+                let mut statement = c.prepare_cached(concat!(
                     "UPDATE jobs SET run_at = ?3 WHERE job_id = ANY (ARRAY (
                          SELECT job_id FROM jobs WHERE kind = 'purge_blob' AND run_at <= ?1
                          ORDER BY run_at LIMIT ?2 FOR UPDATE SKIP LOCKED))
-                     RETURNING job_id, target, attempts",
-                )?;
+                     RETURNING job_id, target, attempts, ",
+                    of_an_upload!()
+                ))?;
                 statement.query_map((now.0, limit, until.0), job)?.collect()
             })
             .await
@@ -102,6 +114,22 @@ impl Catalog {
             .await
     }
 
+    /// Lets jobs that were claimed and not begun be taken again from `run_at` on.
+    pub async fn give_back_jobs(
+        &self,
+        mut jobs: Vec<i64>,
+        run_at: UnixMillis,
+    ) -> Result<(), StoreError> {
+        // In one order everywhere, as in `finish_jobs`.
+        jobs.sort_unstable();
+        self.engine
+            .write(relaxed("giving jobs back"), move |c| {
+                let mut back = c.prepare_cached("UPDATE jobs SET run_at = ?2 WHERE job_id = ?1")?;
+                jobs.iter().try_for_each(|job| back.queue((*job, run_at.0)))
+            })
+            .await
+    }
+
     /// Puts a failed job off until `run_at`.
     pub async fn postpone_job(
         &self,
@@ -124,7 +152,13 @@ impl Catalog {
 
 fn job(row: &Row<'_>) -> sql::Result<Job> {
     let kind = JobKind::PurgeBlob;
-    Ok(Job { job_id: row.get(0)?, kind, target: row.get(1)?, attempts: row.get(2)? })
+    Ok(Job {
+        job_id: row.get(0)?,
+        kind,
+        target: row.get(1)?,
+        attempts: row.get(2)?,
+        of_an_upload: row.get(3)?,
+    })
 }
 
 pub(crate) fn enqueue_purge(c: &Connection, blob_key: &str, now: UnixMillis) -> sql::Result<()> {

@@ -103,6 +103,10 @@ async fn a_delete_hides_at_once_and_leaves_a_purge_job(store: Store) {
     store.catalog.postpone_job(jobs[0].job_id, in_ms(50), "disk".to_owned()).await.unwrap();
     assert!(store.catalog.claim_jobs(in_ms(49), 10, LEASE).await.unwrap().is_empty());
     assert_eq!(store.catalog.claim_jobs(in_ms(50), 10, LEASE).await.unwrap()[0].attempts, 1);
+    // Given back it is not one attempt more.
+    store.catalog.give_back_jobs(vec![jobs[0].job_id], in_ms(60)).await.unwrap();
+    assert!(store.catalog.claim_jobs(in_ms(59), 10, LEASE).await.unwrap().is_empty());
+    assert_eq!(store.catalog.claim_jobs(in_ms(60), 10, LEASE).await.unwrap()[0].attempts, 1);
     store.catalog.finish_jobs(vec![jobs[0].job_id], NOW).await.unwrap();
     assert!(store.catalog.claim_jobs(in_ms(99), 10, LEASE).await.unwrap().is_empty());
 }

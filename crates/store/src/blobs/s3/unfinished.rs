@@ -18,6 +18,8 @@ const SIGNED_FOR: Duration = Duration::from_mins(5);
 /// The most of an answer that is read.
 pub(super) const ANSWER_MAX: usize = 4 << 20;
 
+const LISTING: &str = "listing uploads in parts";
+
 /// `ListMultipartUploadsResult`, as far as it is of use.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -101,25 +103,43 @@ impl S3Blobs {
         Ok(found.len() as u64)
     }
 
+    /// Removes the parts of uploads that were to become the blob of `key`, which nobody is at work on any more.
+    ///
+    /// A store that does not list them, or not for our key, is left to its lifecycle rule.
+    pub async fn abort_parts_of(&self, key: &BlobKey) -> Result<(), StoreError> {
+        let path = self.path_of(key);
+        let answer = self.ask_uploads(path.as_ref(), "", "").await?;
+        if answer.status.is_client_error() || answer.status == http::StatusCode::NOT_IMPLEMENTED {
+            tracing::debug!(status = answer.status.as_u16(), "blobs.parts.unlisted");
+            return Ok(());
+        }
+        for upload in listed(&answer)?.upload {
+            self.abort(&Unfinished { key: key.clone(), id: upload.upload_id }).await?;
+        }
+        Ok(())
+    }
+
     async fn unfinished_page(
         &self,
         key_marker: &str,
         id_marker: &str,
     ) -> Result<Listed, StoreError> {
-        let operation = "listing uploads in parts";
         let root = self.shared.options.root();
-        let mut query = vec![("uploads", ""), ("prefix", root.as_str())];
+        listed(&self.ask_uploads(&root, key_marker, id_marker).await?)
+    }
+
+    async fn ask_uploads(
+        &self,
+        prefix: &str,
+        key_marker: &str,
+        id_marker: &str,
+    ) -> Result<Answer, StoreError> {
+        let mut query = vec![("uploads", ""), ("prefix", prefix)];
         if !key_marker.is_empty() {
             query.extend([("key-marker", key_marker), ("upload-id-marker", id_marker)]);
         }
         let asked = self.ask(&Path::default(), &query).await;
-        let answer = asked.map_err(|error| StoreError::unavailable(operation, error))?;
-        if !answer.status.is_success() {
-            let why = format!("HTTP {}: {}", answer.status, answer.body);
-            return Err(StoreError::unavailable(operation, why));
-        }
-        quick_xml::de::from_str(&answer.body)
-            .map_err(|error| StoreError::unavailable(operation, error))
+        asked.map_err(|error| StoreError::unavailable(LISTING, error))
     }
 
     /// Makes a GET that `object_store` does not know.
@@ -149,4 +169,12 @@ impl S3Blobs {
             body: String::from_utf8_lossy(&text).into_owned(),
         })
     }
+}
+
+fn listed(answer: &Answer) -> Result<Listed, StoreError> {
+    if !answer.status.is_success() {
+        let why = format!("HTTP {}: {}", answer.status, answer.body);
+        return Err(StoreError::unavailable(LISTING, why));
+    }
+    quick_xml::de::from_str(&answer.body).map_err(|error| StoreError::unavailable(LISTING, error))
 }
