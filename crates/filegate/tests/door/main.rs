@@ -7,6 +7,7 @@ mod admin;
 mod backup;
 mod books;
 mod cli;
+mod doctor;
 mod fairness;
 mod idempotency;
 mod kit;
