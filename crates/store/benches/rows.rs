@@ -167,12 +167,12 @@ fn report(all: &mut [Filled]) {
             pair[0] = percentile(times, 50);
             pair[1] = percentile(times, 99);
         }
-        let line: String = figures.iter().map(|figure| format!(" {figure:>10.0}")).collect();
-        say(&format!("{:>12}{line}", filled.rows));
+        let line: Vec<_> = figures.iter().map(|figure| format!("{figure:>10.0}")).collect();
+        say(&format!("{:>12} {}", filled.rows, line.join(" ")));
         let base = *first.get_or_insert(figures);
-        let ratios: String =
-            figures.iter().zip(base).map(|(f, base)| format!(" {:>10.2}", f / base)).collect();
-        say(&format!("{:>12}{ratios}", "of the first"));
+        let ratios: Vec<_> =
+            figures.iter().zip(base).map(|(f, base)| format!("{:>10.2}", f / base)).collect();
+        say(&format!("{:>12} {}", "of the first", ratios.join(" ")));
     }
 }
 
@@ -230,7 +230,7 @@ async fn postgres(url: &str, rows: i64) -> Result<Catalog, Failed> {
         url: own.clone(),
         connections: 8,
         connect_timeout: Duration::from_secs(5),
-        statement_timeout: Duration::from_secs(60),
+        statement_timeout: Duration::from_mins(1),
         wait: Duration::from_secs(5),
     })
     .await?;

@@ -223,9 +223,9 @@ impl Side<'_> {
             Config::load(file, &overrides).map_err(|error| Failure::Usage(error.to_string()))?;
         config.downloads.mode = filegate_server::config::DownloadMode::Own;
         // In a directory that holds no store, bodies lie on their way to a bucket.
-        config.data_dir = self.directory.unwrap_or(scratch).to_owned();
+        self.directory.unwrap_or(scratch).clone_into(&mut config.data_dir);
         config.database_url = Secret::from(self.database.unwrap_or_default().to_owned());
-        config.blob_url = self.blobs.unwrap_or_default().to_owned();
+        self.blobs.unwrap_or_default().clone_into(&mut config.blob_url);
         Ok(config)
     }
 
