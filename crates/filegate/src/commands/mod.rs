@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod emulate;
 pub(crate) mod fsck;
 pub(crate) mod get;
 pub(crate) mod health;
@@ -61,6 +62,7 @@ pub(crate) fn run(cli: Cli, printer: &Printer) -> Result<Exit, Failure> {
         Command::Rm(args) => {
             client_command(&global, async |client| rm::run(args, &client, printer).await)
         }
+        Command::Emulate(args) => emulate::run(&args, printer),
         Command::Bench(args) => bench::run(&args, &global, printer),
     }
 }
