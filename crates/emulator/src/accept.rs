@@ -80,7 +80,9 @@ async fn connection(stream: TcpStream, router: Router, tasks: Tasks) {
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER_BYTES)
         .max_header_size(HEAD_BYTES_MAX)
-        .half_close(true)
+        // A client that hangs up on a stall has ended its call, and that is to be seen in the record. One that only shuts
+        // its side for writing is taken for the same.
+        .half_close(false)
         .serve_connection(io, service)
         .with_upgrades();
     let mut served = pin!(served);

@@ -16,6 +16,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// Calls out are rare and short: no proxy, no redirects.
 pub(crate) fn client() -> reqwest::Result<reqwest::Client> {
+    // Fails when a provider is installed already, which is as good.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())

@@ -34,6 +34,8 @@ impl Bits {
         self.ue(if value > 0 { magnitude - 1 } else { magnitude })
     }
 
+    /// How many there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> u32 {
         let whole = self.bytes.len() as u32 * 8;
         if self.used == 0 { whole } else { whole - 8 + self.used }

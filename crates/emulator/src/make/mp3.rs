@@ -12,7 +12,7 @@ const RATES_1: [u32; 14] = [32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224,
 const RATES_2: [u32; 14] = [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160];
 const LINES: f64 = 576.0;
 /// How loud a line is: some 20 dB below the loudest.
-const GAIN: u32 = 245;
+const GAIN: u32 = 222;
 
 /// What all frames of a file have in common.
 struct Shape {
