@@ -98,12 +98,12 @@ fn look(app: &App) -> (Vec<News>, Option<UnixMillis>) {
                 _ => Status::Processing,
             };
             if callback.told != Some(status) {
-                let word = match status {
+                let said = match status {
                     Status::Success => "success",
                     Status::Fail => "failed",
                     _ => "processing",
                 };
-                let mut body = shown_video(task, status, word);
+                let mut body = shown_video(task, status, said);
                 body["base_resp"] = success_resp();
                 let (ix, url) = (AccountIx(nth), callback.url.clone());
                 news.push(News { ix, task: task.id, status, url, body });

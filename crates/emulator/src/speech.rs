@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::make::{AudioFormat, AudioSetting, Sound, speak};
 use crate::reply::Refusal;
-use crate::world::{AccountIx, Made, RESULT_LIFE_S, Stored};
+use crate::world::{AccountIx, Made, RESULT_LIFE, Stored};
 
 const SAMPLE_RATES: [u32; 6] = [8_000, 16_000, 22_050, 24_000, 32_000, 44_100];
 const BITRATES: [u32; 4] = [32_000, 64_000, 128_000, 256_000];
@@ -154,12 +154,11 @@ pub(crate) fn units(text: &str) -> u64 {
 /// A link to something made, good for a day.
 pub(crate) fn link_to(app: &App, filename: &str, bytes: Vec<u8>) -> Result<String, Refusal> {
     let now = app.clock.now();
-    let life = std::time::Duration::from_secs(RESULT_LIFE_S);
     let mut world = app.world();
     let content: Arc<Stored> = Stored::of(&world.memory, bytes)?;
-    let made = Made { filename: filename.to_owned(), content, gone_at: now.plus(life) };
+    let made = Made { filename: filename.to_owned(), content, gone_at: now.plus(RESULT_LIFE) };
     let id = world.add_made(made, now);
-    Ok(app.links.link(&format!("made/{id}/{filename}"), now.plus(life).seconds()))
+    Ok(app.links.link(&format!("made/{id}/{filename}"), now.plus(RESULT_LIFE).seconds()))
 }
 
 /// Subtitles of a text: one sentence, from its beginning to its end.

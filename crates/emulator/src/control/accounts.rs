@@ -22,13 +22,12 @@ struct Change {
     verified: Option<bool>,
     /// Null for no limit.
     #[serde(default, deserialize_with = "given")]
-    balance: Option<Option<u64>>,
+    balance: Option<Value>,
 }
 
-/// Tells null from absent.
-#[expect(clippy::option_option, reason = "null and absent mean different things")]
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+/// Null is given too, and not absent.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 pub(super) async fn show(State(app): State<Arc<App>>) -> Response {
@@ -58,6 +57,7 @@ pub(super) async fn change(
     request: Request,
 ) -> Result<Response, Problem> {
     let asked: Change = body(request).await?;
+    let balance = asked.balance.map(serde_json::from_value).transpose().map_err(Problem::new)?;
     {
         let mut world = app.world();
         let ix = world.account_named(&asked.account);
@@ -65,7 +65,7 @@ pub(super) async fn change(
         let account = world.account_mut(ix);
         account.banned = asked.banned.unwrap_or(account.banned);
         account.verified = asked.verified.unwrap_or(account.verified);
-        account.balance = asked.balance.unwrap_or(account.balance);
+        account.balance = balance.unwrap_or(account.balance);
     }
     Ok(show(State(app)).await)
 }

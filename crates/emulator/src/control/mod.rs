@@ -9,6 +9,7 @@ mod faults;
 mod files;
 mod reset;
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use axum::Router;
@@ -40,8 +41,8 @@ pub(crate) fn router() -> Router<Arc<App>> {
 pub(super) struct Problem(String);
 
 impl Problem {
-    fn new(text: impl ToString) -> Self {
-        Self(text.to_string())
+    fn new(text: impl Display) -> Self {
+        Self(format!("{text}"))
     }
 }
 

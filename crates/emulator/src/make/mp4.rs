@@ -5,7 +5,7 @@ use super::video::{Clip, RATE};
 const IDENTITY: [u32; 9] = [0x1_0000, 0, 0, 0, 0x1_0000, 0, 0, 0, 0x4000_0000];
 
 pub(super) fn mux(clip: Clip, sps: &[u8], pps: &[u8], frames: &[Vec<u8>]) -> Vec<u8> {
-    let ftyp = boxed(b"ftyp", &[b"isom", &be(512), b"isomiso2avc1mp41"]);
+    let ftyp = boxed(*b"ftyp", &[b"isom", &be(512), b"isomiso2avc1mp41"]);
     // The table of places has a fixed size, so that where the frames begin is known after a first try.
     let offset = ftyp.len() + movie(clip, sps, pps, frames, 0).len() + 8;
     let moov = movie(clip, sps, pps, frames, offset as u32);
@@ -14,14 +14,14 @@ pub(super) fn mux(clip: Clip, sps: &[u8], pps: &[u8], frames: &[Vec<u8>]) -> Vec
         .flat_map(|frame| [be(frame.len() as u32).to_vec(), frame.clone()])
         .flatten()
         .collect();
-    [ftyp, moov, boxed(b"mdat", &[&data])].concat()
+    [ftyp, moov, boxed(*b"mdat", &[&data])].concat()
 }
 
 fn movie(clip: Clip, sps: &[u8], pps: &[u8], frames: &[Vec<u8>], offset: u32) -> Vec<u8> {
     let duration = be(frames.len() as u32);
     let matrix = IDENTITY.map(be).concat();
-    let mvhd = boxed(
-        b"mvhd",
+    let movie_header = boxed(
+        *b"mvhd",
         &[
             &[0; 12],
             &be(RATE),
@@ -35,30 +35,30 @@ fn movie(clip: Clip, sps: &[u8], pps: &[u8], frames: &[Vec<u8>], offset: u32) ->
         ],
     );
     let size = [be(clip.width << 16), be(clip.height << 16)].concat();
-    let tkhd =
-        boxed(b"tkhd", &[&be(3), &[0; 8], &be(1), &[0; 4], &duration, &[0; 16], &matrix, &size]);
-    let mdhd = boxed(b"mdhd", &[&[0; 12], &be(RATE), &duration, &[0x55, 0xC4, 0, 0]]);
-    let hdlr = boxed(b"hdlr", &[&[0; 8], b"vide", &[0; 12], b"VideoHandler\0"]);
-    let vmhd = boxed(b"vmhd", &[&be(1), &[0; 8]]);
-    let dref = boxed(b"dref", &[&[0; 4], &be(1), &boxed(b"url ", &[&be(1)])]);
+    let track_header =
+        boxed(*b"tkhd", &[&be(3), &[0; 8], &be(1), &[0; 4], &duration, &[0; 16], &matrix, &size]);
+    let media_header = boxed(*b"mdhd", &[&[0; 12], &be(RATE), &duration, &[0x55, 0xC4, 0, 0]]);
+    let hdlr = boxed(*b"hdlr", &[&[0; 8], b"vide", &[0; 12], b"VideoHandler\0"]);
+    let vmhd = boxed(*b"vmhd", &[&be(1), &[0; 8]]);
+    let dref = boxed(*b"dref", &[&[0; 4], &be(1), &boxed(*b"url ", &[&be(1)])]);
     let minf = boxed(
-        b"minf",
-        &[&vmhd, &boxed(b"dinf", &[&dref]), &samples(clip, sps, pps, frames, offset)],
+        *b"minf",
+        &[&vmhd, &boxed(*b"dinf", &[&dref]), &samples(clip, sps, pps, frames, offset)],
     );
-    let mdia = boxed(b"mdia", &[&mdhd, &hdlr, &minf]);
-    boxed(b"moov", &[&mvhd, &boxed(b"trak", &[&tkhd, &mdia])])
+    let mdia = boxed(*b"mdia", &[&media_header, &hdlr, &minf]);
+    boxed(*b"moov", &[&movie_header, &boxed(*b"trak", &[&track_header, &mdia])])
 }
 
 fn samples(clip: Clip, sps: &[u8], pps: &[u8], frames: &[Vec<u8>], offset: u32) -> Vec<u8> {
     let count = be(frames.len() as u32);
-    let avcc = boxed(
-        b"avcC",
+    let configuration = boxed(
+        *b"avcC",
         &[&[1, 66, 0xC0, 40, 0xFF, 0xE1], &be16(sps.len()), sps, &[1], &be16(pps.len()), pps],
     );
     let size = [be16(clip.width as usize), be16(clip.height as usize)].concat();
     let resolution = [be(72 << 16), be(72 << 16)].concat();
-    let avc1 = boxed(
-        b"avc1",
+    let entry = boxed(
+        *b"avc1",
         &[
             &[0; 6],
             &[0, 1],
@@ -69,19 +69,19 @@ fn samples(clip: Clip, sps: &[u8], pps: &[u8], frames: &[Vec<u8>], offset: u32) 
             &[0, 1],
             &[0; 32],
             &[0, 24, 0xFF, 0xFF],
-            &avcc,
+            &configuration,
         ],
     );
     let sizes: Vec<u8> = frames.iter().flat_map(|frame| be(frame.len() as u32 + 4)).collect();
     boxed(
-        b"stbl",
+        *b"stbl",
         &[
-            &boxed(b"stsd", &[&[0; 4], &be(1), &avc1]),
-            &boxed(b"stts", &[&[0; 4], &be(1), &count, &be(1)]),
-            &boxed(b"stss", &[&[0; 4], &be(1), &be(1)]),
-            &boxed(b"stsc", &[&[0; 4], &be(1), &be(1), &count, &be(1)]),
-            &boxed(b"stsz", &[&[0; 8], &count, &sizes]),
-            &boxed(b"stco", &[&[0; 4], &be(1), &be(offset)]),
+            &boxed(*b"stsd", &[&[0; 4], &be(1), &entry]),
+            &boxed(*b"stts", &[&[0; 4], &be(1), &count, &be(1)]),
+            &boxed(*b"stss", &[&[0; 4], &be(1), &be(1)]),
+            &boxed(*b"stsc", &[&[0; 4], &be(1), &be(1), &count, &be(1)]),
+            &boxed(*b"stsz", &[&[0; 8], &count, &sizes]),
+            &boxed(*b"stco", &[&[0; 4], &be(1), &be(offset)]),
         ],
     )
 }
@@ -94,7 +94,7 @@ fn be16(value: usize) -> [u8; 2] {
     (value as u16).to_be_bytes()
 }
 
-fn boxed(kind: &[u8; 4], parts: &[&[u8]]) -> Vec<u8> {
+fn boxed(kind: [u8; 4], parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     [&be(body.len() as u32 + 8), &kind[..], &body].concat()
 }

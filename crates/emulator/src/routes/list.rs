@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::body::parameter;
 use crate::layer::Caller;
 use crate::reply::{Refusal, success};
+use crate::world::File;
 
 pub(crate) async fn handle(
     State(app): State<Arc<App>>,
@@ -28,6 +29,6 @@ pub(crate) async fn handle(
     let world = app.world();
     let files = world.files(ix, app.clock.now());
     let files = files.filter(|file| purpose.is_none_or(|purpose| file.purpose == purpose));
-    let files: Vec<Value> = files.map(|file| file.object()).collect();
+    let files: Vec<Value> = files.map(File::object).collect();
     Ok(success(json!({"files": files})))
 }

@@ -25,6 +25,6 @@ pub(crate) async fn handle(
     let task = task.ok_or_else(|| Refusal::invalid("task_id not exist"))?;
     let status = task.status(app.clock.now());
     // Videos say "Fail", long texts "Failed".
-    let word = if status == Status::Fail { "Failed" } else { status_word(status) };
-    Ok(success(json!({"task_id": task.id, "status": word, "file_id": task.file_id})))
+    let said = if status == Status::Fail { "Failed" } else { status_word(status) };
+    Ok(success(json!({"task_id": task.id, "status": said, "file_id": task.file_id})))
 }

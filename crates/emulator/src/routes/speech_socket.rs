@@ -36,7 +36,8 @@ const IDLE_MAX: Duration = Duration::from_mins(2);
 
 #[derive(Deserialize)]
 struct Event {
-    event: String,
+    #[serde(rename = "event")]
+    name: String,
     #[serde(default)]
     text: String,
     #[serde(flatten)]
@@ -115,7 +116,7 @@ impl Session {
             Ok(event) => event,
             Err(why) => return Ok(Err(Refusal::invalid(format_args!("json: {why}")))),
         };
-        match (event.event.as_str(), &speaker, self.ix) {
+        match (event.name.as_str(), &speaker, self.ix) {
             ("task_start", None, Some(ix)) if self.told.is_none() => {
                 match self.start(ix, event.manner) {
                     Ok(started) => *speaker = Some(started),

@@ -69,7 +69,7 @@ impl Expiry {
     pub(crate) fn of_upload(policy: &PurposePolicy, now: UnixMillis) -> Option<Self> {
         match policy.keep {
             Keep::For(span) => Some(Self::Says(now.plus(span.0))),
-            _ => None,
+            Keep::UntilDeleted => None,
         }
     }
 }

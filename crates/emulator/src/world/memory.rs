@@ -134,8 +134,8 @@ mod tests {
     fn memory_is_bounded_and_given_back() {
         let memory = Memory::new(200_000);
         let mut spool = Spool::new(&memory);
-        spool.push(&[7; 150_000]).unwrap();
-        spool.push(&[8; 50_000]).unwrap();
+        spool.push(&vec![7; 150_000]).unwrap();
+        spool.push(&vec![8; 50_000]).unwrap();
         assert_eq!(spool.push(&[9]).unwrap_err().code, 1013);
         let stored = spool.finish();
         assert_eq!((stored.len(), memory.held()), (200_000, 200_000));

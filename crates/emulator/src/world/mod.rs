@@ -8,6 +8,7 @@ mod voices;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use filegate_types::{FileId, UnixMillis};
 
@@ -23,7 +24,7 @@ pub(crate) use voices::{Voice, is_voice_id, system_voices};
 /// Results behind links (speech by `output_format: "url"`, previews), all accounts together.
 const RESULTS_MAX: usize = 10_000;
 /// How long the link to a result lives.
-pub(crate) const RESULT_LIFE_S: u64 = 24 * 3600;
+pub(crate) const RESULT_LIFE: Duration = Duration::from_hours(24);
 
 /// An account, by its place in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

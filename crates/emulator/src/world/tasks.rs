@@ -10,7 +10,7 @@ use crate::reply::Refusal;
 /// Tasks in an account.
 const TASKS_MAX: usize = 100_000;
 /// How long the result of a long text is kept.
-pub(crate) const SPEECH_KEPT: Duration = Duration::from_secs(9 * 3600);
+pub(crate) const SPEECH_KEPT: Duration = Duration::from_hours(9);
 
 /// What a task makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::reply::Refusal;
 /// Voices in an account.
 const VOICES_MAX: usize = 10_000;
 /// A voice that was not used for so long is deleted.
-const UNUSED_MAX: Duration = Duration::from_secs(168 * 3600);
+const UNUSED_MAX: Duration = Duration::from_hours(168);
 
 /// Some of the voices that every account has. Names with a language in front (`English_…`) are taken for such too: the
 /// published list is long and grows.

@@ -172,14 +172,14 @@ fn other_paths_are_not_there() {
 #[test]
 fn memory_is_bounded_and_deletes_give_it_back() {
     let bench = Bench::with(|options| options.memory_max = filegate_types::units::Bytes(100_000));
-    let first = bench.upload("voice_clone", "a.mp3", &[1; 60_000]).file_id();
+    let first = bench.upload("voice_clone", "a.mp3", &vec![1; 60_000]).file_id();
     let held = || bench.control("GET", "accounts", &Value::Null)["bytes_held"].as_u64().unwrap();
     assert_eq!(held(), 60_000);
-    let full = bench.upload("voice_clone", "b.mp3", &[1; 60_000]);
+    let full = bench.upload("voice_clone", "b.mp3", &vec![1; 60_000]);
     assert_eq!(full.code(), 1013, "{}", full.text());
     assert!(full.message().contains("--memory-max"));
     assert_eq!(held(), 60_000);
     bench.post("/v1/files/delete", &json!({"file_id": first}));
     assert_eq!(held(), 0);
-    assert!(bench.upload("voice_clone", "b.mp3", &[1; 100_000]).file_id() > 0);
+    assert!(bench.upload("voice_clone", "b.mp3", &vec![1; 100_000]).file_id() > 0);
 }

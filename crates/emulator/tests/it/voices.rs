@@ -65,7 +65,7 @@ fn samples_are_looked_at_here_and_not_at_the_upload() {
     let bench = Bench::start();
     let prompt = bench.upload("voice_clone", "short.m4a", &sample("prompt.m4a")).file_id();
     let long = bench.sample("voice_clone", "too-long.mp3");
-    let noise = bench.upload("voice_clone", "noise.mp3", &[7; 50_000]).file_id();
+    let noise = bench.upload("voice_clone", "noise.mp3", &vec![7; 50_000]).file_id();
     let purpose = bench.sample("prompt_audio", "voice.mp3");
     refused(&clone(&bench, prompt, "my-voice-1"), 2037, "voice duration too short");
     refused(&clone(&bench, long, "my-voice-1"), 2037, "voice duration too long");
