@@ -32,6 +32,8 @@ const RESET_PAUSE: Duration = Duration::from_millis(50);
 const RESET_AFTER: u64 = 256;
 /// Bodies of answers that are cut to half of their JSON.
 const TRUNCATED_MAX: usize = 64 << 20;
+/// Bytes of a path or a query that the record keeps. In URIs they are ASCII.
+const KEPT_BYTES_MAX: usize = 1024;
 /// The WebSocket, where a refusal is an event and not an answer.
 pub(crate) const SOCKET_PATH: &str = "/ws/v1/t2a_v2";
 
@@ -81,8 +83,8 @@ async fn wrapped(
         nth: 0,
         at_ms: app.clock.now(),
         method: request.method().to_string(),
-        path: path.clone(),
-        query: request.uri().query().unwrap_or_default().to_owned(),
+        path: short(&path),
+        query: short(request.uri().query().unwrap_or_default()),
         account,
         trace_id: trace.to_string(),
         fault: fault.as_ref().map(|fault| fault.kind.name()),
@@ -129,6 +131,11 @@ async fn wrapped(
         Some(fault) => spoiled(response, &fault, wire).await,
         None => response,
     }
+}
+
+/// As much of a path or query as is kept in the record.
+fn short(text: &str) -> String {
+    text.get(..text.len().min(KEPT_BYTES_MAX)).unwrap_or_default().to_owned()
 }
 
 /// The account, or why the call is refused before it is carried out.

@@ -19,8 +19,10 @@
 //!
 //! # Bounds
 //!
-//! Everything is in memory and gone with the process. Bytes are held by [`Options::memory_max`], rows by constants
-//! beside their tables. Bodies of uploads are read in pieces and never held twice.
+//! Everything is in memory and gone with the process. Bytes of files, results and JSON that arrives are bounded by
+//! [`Options::memory_max`], rows by constants beside their tables. Uploads are read in pieces and not held twice, but
+//! for samples that are measured (20 MiB, 50 MiB for a video). An answer that is being made is not counted: the largest
+//! is five minutes of stereo in hex.
 //!
 //! # Time and chance
 //!

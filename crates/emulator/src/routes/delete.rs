@@ -26,7 +26,7 @@ pub(crate) async fn handle(
     Extension(Caller(ix)): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let asked: Delete = body::json(request).await?;
+    let asked: Delete = body::json(&app, request).await?;
     let id = asked.file_id.get();
     app.world().delete_file(ix, id, asked.purpose.as_deref(), app.clock.now())?;
     let mut response = success(json!({"file_id": id}));

@@ -24,7 +24,7 @@ pub(crate) async fn handle(
     Extension(Caller(ix)): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let asked: DeleteVoice = body::json(request).await?;
+    let asked: DeleteVoice = body::json(&app, request).await?;
     if !["voice_cloning", "voice_generation"].contains(&asked.voice_type.as_str()) {
         return Err(Refusal::invalid("voice_type must be voice_cloning or voice_generation"));
     }

@@ -24,7 +24,7 @@ pub(crate) async fn handle(
     Extension(Caller(ix)): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let asked: GetVoice = body::json(request).await?;
+    let asked: GetVoice = body::json(&app, request).await?;
     let (system, cloned) = match asked.voice_type.as_str() {
         "all" => (true, true),
         "system" => (true, false),

@@ -52,7 +52,7 @@ pub(crate) async fn handle(
     Extension(Trace(trace)): Extension<Trace>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let asked: Speech = body::json(request).await?;
+    let asked: Speech = body::json(&app, request).await?;
     check_text(&asked.text)?;
     let speaker = asked.manner.clone().check()?;
     if asked.stream && speaker.audio.format == AudioFormat::Wav {

@@ -38,7 +38,7 @@ pub(crate) async fn handle(
     fails: Option<Extension<TaskFails>>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let asked: LongSpeech = body::json(request).await?;
+    let asked: LongSpeech = body::json(&app, request).await?;
     let speaker = asked.manner.check()?;
     let text = match (asked.text, asked.text_file_id) {
         (None, Some(id)) => text_of(&app, ix, id).await?,

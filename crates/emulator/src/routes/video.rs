@@ -18,6 +18,8 @@ use crate::world::{Callback, NewFile, Product, Stored, Task, Times};
 
 /// Characters of a prompt.
 const PROMPT_MAX: usize = 2000;
+/// Bytes of a callback's address.
+const URL_MAX: usize = 2048;
 /// What a video costs.
 const UNITS: u64 = 5000;
 
@@ -42,7 +44,7 @@ pub(crate) async fn handle(
     fails: Option<Extension<TaskFails>>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let asked: Video = body::json(request).await?;
+    let asked: Video = body::json(&app, request).await?;
     let clip_asked = asked.check()?;
     if let Some(url) = &asked.callback_url {
         callbacks::challenge(&app, url).await?;
@@ -80,6 +82,9 @@ impl Video {
         }
         if self.prompt.chars().count() > PROMPT_MAX {
             return Err(Refusal::invalid("prompt is too long"));
+        }
+        if self.callback_url.as_ref().is_some_and(|url| url.len() > URL_MAX) {
+            return Err(Refusal::invalid("callback_url is too long"));
         }
         let is_new = self.model.contains("Hailuo");
         let (width, height) = match self.resolution.as_deref() {

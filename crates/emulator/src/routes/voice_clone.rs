@@ -52,7 +52,7 @@ pub(crate) async fn handle(
     Extension(Caller(ix)): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let asked: VoiceClone = body::json(request).await?;
+    let asked: VoiceClone = body::json(&app, request).await?;
     asked.check()?;
     if !app.world().account(ix).verified {
         return Err(Refusal::new(2038, "no voice cloning permission"));
