@@ -22,12 +22,16 @@ pub(crate) async fn json<T: DeserializeOwned>(app: &App, request: Request) -> Re
             tracing::debug!(%why, "emulator.body.cut");
             Refusal::invalid("the body was cut off")
         })?;
-        if spool.len() + piece.len() as u64 > JSON_BYTES_MAX {
+        let taken = if spool.len() + piece.len() as u64 > JSON_BYTES_MAX {
+            Err(Refusal::invalid("the body is too large"))
+        } else {
+            spool.push(&piece)
+        };
+        if taken.is_err() {
             // A client that is still writing would not see the answer.
             while let Some(Ok(_)) = body.next().await {}
-            return Err(Refusal::invalid("the body is too large"));
         }
-        spool.push(&piece)?;
+        taken?;
     }
     let whole = spool.finish().whole();
     serde_json::from_slice(&whole).map_err(|why| Refusal::invalid(format_args!("json: {why}")))

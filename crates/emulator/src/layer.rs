@@ -59,8 +59,8 @@ pub(crate) async fn wrap(State(app): State<Arc<App>>, request: Request, next: Ne
     wrapped(app, caller, request, next).await
 }
 
-/// Wraps downloads by a link.
-pub(crate) async fn wrap_download(
+/// Wraps downloads by a link, and paths that are not there.
+pub(crate) async fn wrap_keyless(
     State(app): State<Arc<App>>,
     request: Request,
     next: Next,
@@ -146,6 +146,10 @@ fn refused(
 ) -> Result<Option<AccountIx>, Refusal> {
     if let Some(refusal) = fault.and_then(refusal) {
         return Err(refusal);
+    }
+    // What fails in front of upstream does not ask for a key.
+    if fault.is_some_and(|fault| fault.kind.is_in_front()) {
+        return Ok(None);
     }
     let caller = caller?;
     if caller.is_some_and(|ix| app.world().account(ix).banned) {

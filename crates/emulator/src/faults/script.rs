@@ -172,6 +172,11 @@ impl Fault {
 }
 
 impl Kind {
+    /// Whether nobody looks at the request.
+    pub(crate) fn is_in_front(self) -> bool {
+        matches!(self, Self::Http | Self::Stall | Self::ResetRequest)
+    }
+
     /// Its name in scripts.
     pub fn name(self) -> &'static str {
         match self {

@@ -22,7 +22,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler as _;
 use axum::middleware::from_fn_with_state;
+use axum::response::Response;
 use axum::routing::{get, post};
 
 use crate::app::App;
@@ -30,7 +32,6 @@ use crate::{control, layer, links, reply};
 
 /// Everything that is served.
 pub(crate) fn router(app: &Arc<App>) -> Router {
-    let wrapped = || from_fn_with_state(Arc::clone(app), layer::wrap);
     let api = Router::new()
         .route("/v1/files/upload", post(upload::handle))
         .route("/v1/files/list", get(list::handle))
@@ -46,13 +47,19 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/query/t2a_async_query_v2", get(speech_async_query::handle))
         .route("/v1/video_generation", post(video::handle))
         .route("/v1/query/video_generation", get(video_query::handle))
-        .route_layer(wrapped());
+        .method_not_allowed_fallback(unknown_path)
+        .route_layer(from_fn_with_state(Arc::clone(app), layer::wrap));
+    let keyless = || from_fn_with_state(Arc::clone(app), layer::wrap_keyless);
     let downloads = Router::new()
         .route(&format!("{}/{{*object}}", links::PREFIX), get(download::handle))
-        .route_layer(from_fn_with_state(Arc::clone(app), layer::wrap_download));
+        .route_layer(keyless());
     api.merge(downloads)
         .merge(control::router())
-        .fallback(async || reply::unknown_path())
+        .fallback(unknown_path.layer(keyless()))
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::clone(app))
+}
+
+async fn unknown_path() -> Response {
+    reply::unknown_path()
 }

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read as _};
 use std::time::{Duration, Instant};
 
 use filegate_emulator::Script;
-use filegate_testkit::http::{Connection, Field, Reply, form};
+use filegate_testkit::http::{Connection, Field, Reply, Request, form};
 use filegate_testkit::server::eventually;
 use serde_json::{Value, json};
 
@@ -80,6 +80,8 @@ fn a_load_balancer_answers_html() {
     assert_eq!((reply.status, reply.header("content-type")), (502, Some("text/html")));
     order(&bench, &json!({"kind": "http", "status": 504}));
     assert_eq!(list(&bench).status, 504);
+    let stranger = Request::new(&bench.address, "GET", "/v1/files/list").send();
+    assert_eq!(stranger.status, 504, "it asks for no key");
 }
 
 #[test]

@@ -167,6 +167,16 @@ fn other_paths_are_not_there() {
         let reply = bench.get(path);
         assert_eq!((reply.status, &reply.text()[..]), (404, "404 page not found"), "{path}");
     }
+    let wrong_method = bench.get("/v1/files/upload");
+    assert_eq!((wrong_method.status, &wrong_method.text()[..]), (404, "404 page not found"));
+    let calls = bench.calls("*");
+    let paths: Vec<&str> = calls.iter().map(|call| call["path"].as_str().unwrap()).collect();
+    assert_eq!(
+        paths,
+        ["/v1/files", "/", "/v2/video_generation", "/minimax/v1/files/list", "/v1/files/upload"],
+        "tests see what was asked in vain"
+    );
+    assert!(calls.iter().all(|call| call["status"] == 404));
 }
 
 #[test]
@@ -178,6 +188,8 @@ fn memory_is_bounded_and_deletes_give_it_back() {
     let full = bench.upload("voice_clone", "b.mp3", &vec![1; 60_000]);
     assert_eq!(full.code(), 1013, "{}", full.text());
     assert!(full.message().contains("--memory-max"));
+    let long = bench.post("/v1/t2a_v2", &crate::speech(&"x".repeat(60_000)));
+    assert_eq!(long.code(), 1013, "JSON that arrives counts, too");
     assert_eq!(held(), 60_000);
     bench.post("/v1/files/delete", &json!({"file_id": first}));
     assert_eq!(held(), 0);
