@@ -375,6 +375,17 @@ impl Drop for Ended {
         let (bytes, sha256) = self.meter.read();
         self.app.calls().update(self.nth, |call| {
             (call.bytes, call.sha256, call.ended) = (bytes, sha256, true);
+            tracing::info!(
+                account = call.account.as_deref(),
+                fault = call.fault,
+                status = call.status,
+                code = call.code,
+                bytes,
+                trace_id = call.trace_id,
+                "{} {}",
+                call.method,
+                call.path
+            );
         });
     }
 }

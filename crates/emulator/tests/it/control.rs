@@ -1,6 +1,10 @@
 //! The calls of tests: counting, resetting, expiring, and runs that repeat.
 
-use filegate_emulator::{Script, made_key};
+use std::collections::BTreeSet;
+
+use filegate_emulator::{AccountOptions, Script, made_key};
+use filegate_testkit::http::{Connection, Request};
+use filegate_testkit::server::eventually;
 use serde_json::{Value, json};
 
 use crate::{Bench, refused, sample, speech};
@@ -44,6 +48,65 @@ fn a_file_expires_on_order_and_a_reset_forgets_all() {
     let state = bench.control("GET", "accounts", &Value::Null);
     assert_eq!((&state["accounts"][0]["files"], &state["bytes_held"]), (&json!(0), &json!(0)));
     assert_eq!(bench.get("/v1/files/list").code(), 0);
+}
+
+#[test]
+fn many_clients_at_once_are_all_counted_and_nothing_is_kept_of_what_is_deleted() {
+    let bench = Bench::with(|options| {
+        let named = |nth| AccountOptions { name: format!("a{nth}"), key: format!("sk-{nth}") };
+        options.accounts = (0..5).map(named).collect();
+    });
+    let voice = sample("voice.mp3");
+    let request = |nth: usize, method: &str, target: &str| {
+        Request::new(&bench.address, method, target).bearer(&format!("sk-{}", nth % 5))
+    };
+    let ids: Vec<i64> = std::thread::scope(|scope| {
+        let client = |nth: usize| {
+            let upload =
+                request(nth, "POST", "/v1/files/upload").form("voice_clone", "v.mp3", &voice);
+            move || (0..20).map(|_| upload.send().file_id()).collect::<Vec<i64>>()
+        };
+        let clients: Vec<_> = (0..10).map(|nth| scope.spawn(client(nth))).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 200, "no id is used twice");
+    assert_eq!(bench.calls("/v1/files/upload").len(), 200);
+    let state = || bench.control("GET", "accounts", &Value::Null);
+    assert_eq!(state()["bytes_held"], 200 * voice.len());
+    for nth in 0..5 {
+        let count = |calls: &Value| calls["count"].as_u64().unwrap();
+        assert_eq!(
+            count(&bench.control("GET", &format!("calls?account=a{nth}"), &Value::Null)),
+            40
+        );
+        let listed = request(nth, "GET", "/v1/files/list").send().json();
+        let files = listed["files"].as_array().unwrap();
+        let order: Vec<i64> = files.iter().map(|file| file["file_id"].as_i64().unwrap()).collect();
+        assert!(order.len() == 40 && order.is_sorted_by(|one, next| one > next), "newest first");
+        for id in order {
+            let body = json!({"file_id": id}).to_string();
+            assert_eq!(request(nth, "POST", "/v1/files/delete").body(body).send().code(), 0);
+        }
+    }
+    assert_eq!(state()["bytes_held"], 0);
+}
+
+#[test]
+fn a_client_that_hangs_up_in_an_upload_leaves_nothing() {
+    let bench = Bench::start();
+    let bytes = bench
+        .request("POST", "/v1/files/upload")
+        .form("voice_clone", "v.mp3", &sample("voice.mp3"))
+        .bytes();
+    let mut connection = Connection::open(&bench.address).unwrap();
+    connection.write(&bytes[..20_000]).unwrap();
+    let held = || bench.control("GET", "accounts", &Value::Null)["bytes_held"].as_u64().unwrap();
+    eventually("it arrives", || (held() > 10_000).then_some(()));
+    drop(connection);
+    eventually("its end is seen", || (held() == 0).then_some(()));
+    let call = bench.calls("/v1/files/upload").pop().unwrap();
+    assert_eq!((&call["ended"], &call["note"]), (&json!(true), &Value::Null));
+    assert!(call["bytes"].as_u64().unwrap() > 10_000);
 }
 
 /// What a run answers, all of it: ids, Trace-Ids, links, luck.

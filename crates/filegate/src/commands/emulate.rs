@@ -156,6 +156,9 @@ impl EmulateArgs {
 
 pub(crate) fn run(args: &EmulateArgs, printer: &Printer) -> Result<Exit, Failure> {
     let options = args.options()?;
+    if printer.is_verbose() {
+        super::log_to_stderr("filegate_emulator=info");
+    }
     super::server_runtime()?.block_on(emulate(options, printer))
 }
 
