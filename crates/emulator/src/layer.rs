@@ -1,6 +1,6 @@
 //! What wraps every call: the Trace-Id, the record, whose call it is, and the fault that it meets.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody as _};
@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use filegate_types::hex;
 use futures_util::{Stream, StreamExt as _, stream};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -79,6 +79,7 @@ async fn wrapped(
     let known = caller.as_ref().ok().copied().flatten();
     let account = known.map(|ix| app.world().account(ix).name.clone());
     let fault = app.faults().pick(&path, account.as_deref(), app.clock.now());
+    let kept = app.options.record_body_max.0 as usize;
     let nth = app.calls().begin(Call {
         nth: 0,
         at_ms: app.clock.now(),
@@ -92,10 +93,12 @@ async fn wrapped(
         code: None,
         bytes: 0,
         sha256: String::new(),
+        headers: if kept > 0 { told_headers(request.headers()) } else { vec![] },
+        body: None,
         note: Value::Null,
         ended: false,
     });
-    let ended = Ended { app: Arc::clone(&app), nth, meter: Meter::default() };
+    let ended = Ended { app: Arc::clone(&app), nth, meter: Meter::new(kept) };
     let wire = request.extensions().get::<Wire>().cloned().unwrap_or_default();
     let request = prepared(request, &ended.meter, &trace, fault.as_ref());
 
@@ -131,6 +134,15 @@ async fn wrapped(
         Some(fault) => spoiled(response, &fault, wire).await,
         None => response,
     }
+}
+
+/// Headers for the record: no keys in it.
+fn told_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let told = headers.iter().filter(|(name, _)| **name != AUTHORIZATION && *name != "x-api-key");
+    told.map(|(name, value)| {
+        (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    })
+    .collect()
 }
 
 /// As much of a path or query as is kept in the record.
@@ -335,19 +347,33 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// What was read of a request's body.
-#[derive(Debug, Clone, Default)]
-struct Meter(Arc<Mutex<(u64, Sha256)>>);
+#[derive(Debug, Clone)]
+struct Meter(Arc<Mutex<Read>>);
+
+#[derive(Debug)]
+struct Read {
+    bytes: u64,
+    digest: Sha256,
+    begin: Vec<u8>,
+    begin_max: usize,
+}
 
 impl Meter {
-    fn add(&self, piece: &[u8]) {
-        let mut read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        read.0 += piece.len() as u64;
-        read.1.update(piece);
+    fn new(begin_max: usize) -> Self {
+        let read = Read { bytes: 0, digest: Sha256::new(), begin: vec![], begin_max };
+        Self(Arc::new(Mutex::new(read)))
     }
 
-    fn read(&self) -> (u64, String) {
-        let read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (read.0, hex(&read.1.clone().finalize()))
+    fn read(&self) -> MutexGuard<'_, Read> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, piece: &[u8]) {
+        let mut read = self.read();
+        read.bytes += piece.len() as u64;
+        read.digest.update(piece);
+        let room = read.begin_max - read.begin.len();
+        read.begin.extend_from_slice(&piece[..piece.len().min(room)]);
     }
 }
 
@@ -372,15 +398,19 @@ impl Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let (bytes, sha256) = self.meter.read();
+        let read = self.meter.read();
         self.app.calls().update(self.nth, |call| {
-            (call.bytes, call.sha256, call.ended) = (bytes, sha256, true);
+            call.bytes = read.bytes;
+            call.sha256 = hex(&read.digest.clone().finalize());
+            call.body =
+                (read.begin_max > 0).then(|| String::from_utf8_lossy(&read.begin).into_owned());
+            call.ended = true;
             tracing::info!(
                 account = call.account.as_deref(),
                 fault = call.fault,
                 status = call.status,
                 code = call.code,
-                bytes,
+                bytes = call.bytes,
                 trace_id = call.trace_id,
                 "{} {}",
                 call.method,

@@ -89,6 +89,8 @@ pub struct Options {
     pub memory_max: Bytes,
     /// How long a task (a video, a long text) takes by the emulator's clock.
     pub task_time: Duration,
+    /// How much of each request's body the record of calls keeps; with 0, the default, headers are not kept either.
+    pub record_body_max: Bytes,
     /// What each account may spend, in units (a character of speech is 1). Unlimited if absent.
     pub balance: Option<u64>,
     /// What the links it gives out begin with, when it is reached through something else.
@@ -106,6 +108,7 @@ impl Options {
             clock: ClockMode::Running,
             memory_max: Bytes::mib(1024),
             task_time: Duration::from_secs(10),
+            record_body_max: Bytes(0),
             balance: None,
             public_url: None,
         }

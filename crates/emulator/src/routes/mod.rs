@@ -21,7 +21,7 @@ pub(crate) use video_query::shown as shown_video;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::handler::Handler as _;
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
@@ -60,6 +60,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .with_state(Arc::clone(app))
 }
 
-async fn unknown_path() -> Response {
+async fn unknown_path(request: Request) -> Response {
+    layer::drain(request).await;
     reply::unknown_path()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use filegate_emulator::{AccountOptions, Script, made_key};
 use filegate_testkit::http::{Connection, Request};
 use filegate_testkit::server::eventually;
+use filegate_types::units::Bytes;
 use serde_json::{Value, json};
 
 use crate::{Bench, refused, sample, speech};
@@ -31,6 +32,24 @@ fn calls_are_recorded_with_what_was_sent() {
     assert_eq!((&refusals["count"], &refusals["total"]), (&json!(1), &json!(2)));
     bench.control("DELETE", "calls", &Value::Null);
     assert!(bench.calls("/v1/files/*").is_empty());
+}
+
+#[test]
+fn headers_and_bodies_are_recorded_if_asked_for() {
+    let bench = Bench::with(|options| options.record_body_max = Bytes(20));
+    let body = r#"{"model":"MiniMax-M3","messages":[]}"#;
+    let request = bench.request("POST", "/v1/chat/completions").header("X-Mine", "7").body(body);
+    assert_eq!(request.send().status, 404);
+    let call = bench.calls("/v1/chat/*").pop().unwrap();
+    assert_eq!((&call["body"], &call["bytes"]), (&json!(body[..20]), &json!(body.len())));
+    let headers = call["headers"].as_array().unwrap();
+    assert!(headers.contains(&json!(["x-mine", "7"])));
+    assert!(!call.to_string().contains(crate::KEY), "keys are not in the record");
+
+    let bench = Bench::start();
+    bench.get("/v1/files/list");
+    let call = bench.calls("*").pop().unwrap();
+    assert_eq!((&call["body"], &call["headers"]), (&Value::Null, &json!([])));
 }
 
 #[test]

@@ -85,6 +85,10 @@ pub(crate) struct EmulateArgs {
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     memory_max: Bytes,
 
+    /// Keep headers and so much of the body of each call for /emulate/calls; the last 20,000 are kept
+    #[arg(long, value_name = "SIZE", default_value = "0")]
+    record_bodies: Bytes,
+
     /// What links begin with, when clients reach it through something else, such as a TLS proxy
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
@@ -114,6 +118,7 @@ impl EmulateArgs {
             memory_max: self.memory_max,
             task_time: self.task_time.0,
             balance: self.balance,
+            record_body_max: self.record_bodies,
             public_url: self.public_url.clone(),
         })
     }
