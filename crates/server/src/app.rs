@@ -52,7 +52,7 @@ pub(crate) struct App {
 impl App {
     /// Why requests should go elsewhere, if they should.
     pub(crate) async fn unready(&self) -> Option<&'static str> {
-        if self.tasks.is_stopping() {
+        if self.tasks.is_draining() || self.tasks.is_stopping() {
             return Some("stopping");
         }
         if !self.started.load(Ordering::Acquire) {

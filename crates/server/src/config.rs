@@ -171,7 +171,8 @@ pub struct Redis {
 }
 
 /// Bounds on connections, bodies and time. Memory is bounded by
-/// `uploads_max` × 2 pieces of 256 KiB + `connections_max` × 64 KiB.
+/// `uploads_max` × 2 pieces of 256 KiB + `connections_max` × 64 KiB, a block of 256 KiB for each download,
+/// and on S3 `s3.memory_max` for the parts of all uploads that are on their way up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -196,7 +197,10 @@ pub struct Limits {
     pub drain_bytes: Bytes,
     /// For how long it is.
     pub drain_time: Span,
-    /// Time for running requests to end after SIGTERM.
+    /// How long after SIGTERM requests are still taken, while `/readyz` sends balancers elsewhere and each answer
+    /// closes its connection.
+    pub drain: Span,
+    /// Time for running requests to end after that.
     pub shutdown: Span,
     /// For whom limits of tenants are counted.
     pub scope: LimitScope,
@@ -317,6 +321,7 @@ impl Default for Config {
                 write_idle: Span::seconds(60),
                 drain_bytes: Bytes::mib(8),
                 drain_time: Span::seconds(5),
+                drain: Span::seconds(0),
                 shutdown: Span::seconds(30),
                 scope: LimitScope::Shared,
                 on_failure: LimitFailure::Local,
@@ -477,6 +482,9 @@ impl Config {
             ("jobs.interval", self.jobs.interval),
             ("jobs.upload_lease", self.jobs.upload_lease),
             ("redis.timeout", self.redis.timeout),
+            ("database.connect_timeout", self.database.connect_timeout),
+            ("database.statement_timeout", self.database.statement_timeout),
+            ("database.wait", self.database.wait),
         ] {
             if span.0.is_zero() {
                 return impossible(setting, "must be more than 0s".to_owned());
@@ -485,6 +493,19 @@ impl Config {
         if self.jobs.upload_lease <= self.limits.body_idle {
             let why = format!("{} must be longer than limits.body_idle", self.jobs.upload_lease);
             return impossible("jobs.upload_lease", why);
+        }
+        if !self.redis_url.expose().is_empty()
+            && let Err(why) = crate::shared::link::client(self.redis_url.expose())
+        {
+            return impossible("redis_url", why);
+        }
+        if self.redis.lease < Span::seconds(1) || self.redis.lease.0 < self.redis.timeout.0 * 6 {
+            let why = "is less than 1s or six times redis.timeout: it is renewed every third of it";
+            return impossible("redis.lease", why.to_owned());
+        }
+        if self.database.connections == 0 || self.database.connections > 10_000 {
+            let why = format!("{} is not from 1 to 10000", self.database.connections);
+            return impossible("database.connections", why);
         }
         if self.downloads.mode == DownloadMode::Redirect && self.blob_url.is_empty() {
             let why = "\"redirect\" is for a store on S3: give blob_url, or say \"own\"";
@@ -624,6 +645,18 @@ mod tests {
     }
 
     #[test]
+    fn only_a_server_needs_limits_that_are_shared() {
+        let replica = parse("database_url = 'postgres://db/files'").unwrap();
+        assert!(replica.is_replicated());
+        let why = replica.check_serving().unwrap_err().to_string();
+        assert!(why.contains("limits.scope") && why.contains("redis_url"), "{why}");
+        for more in ["redis_url = 'redis://cache'", "[limits]\nscope = 'per-replica'"] {
+            let toml = format!("database_url = 'postgres://db/files'\n{more}");
+            parse(&toml).unwrap().check_serving().unwrap();
+        }
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (toml, says) in [
             ("[limits.key]\nstored_bytes = '1GiB'", "limits.account"),
@@ -656,6 +689,8 @@ mod tests {
             ),
             ("redis_url = 'localhost:6379'", "setting redis_url: (not a URL): does not start"),
             ("[redis]\ntimeout = '0s'", "redis.timeout"),
+            ("[database]\nconnections = 0", "database.connections"),
+            ("[database]\nwait = '0s'", "database.wait"),
             ("[redis]\nlease = '900ms'", "redis.lease"),
             ("[redis]\ntimeout = '6s'", "redis.lease"),
             ("[purposes.voice_clone.accept.audio]\nbytes_max = 'lots'", "is not a size"),

@@ -177,7 +177,9 @@ impl Server {
     /// Drains and stops. True if everything ended before the deadline of the configuration; what had
     /// not was dropped, and none of it was acknowledged.
     pub async fn stop(self) -> bool {
-        self.app.tasks.stop(self.app.config.limits.shutdown.0).await
+        let limits = &self.app.config.limits;
+        self.app.tasks.drain(limits.drain.0).await;
+        self.app.tasks.stop(limits.shutdown.0).await
     }
 }
 

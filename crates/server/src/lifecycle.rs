@@ -1,13 +1,19 @@
 //! Starting and stopping: tasks that are waited for, and the order of a shutdown.
 //!
 //! ```text
-//! 1 stop accepting, /readyz says 503
-//! 2 connections finish the request they are in, then close
-//! 3 tasks (landing, committing, draining) end
-//! 4 at the deadline whatever is left is dropped: nothing of it was acknowledged
+//! 1 drain: /readyz says 503, each answer closes its connection, and all goes on (limits.drain)
+//! 2 stop accepting
+//! 3 connections finish the request they are in, then close
+//! 4 tasks (landing, committing, reading refused bodies) end
+//! 5 at the deadline whatever is left is dropped: nothing of it was acknowledged
 //! ```
+//!
+//! Without the first step a balancer that has not heard yet sends requests where nobody listens, and one on a
+//! connection that is kept alive may cross its close.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -18,6 +24,7 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
+    draining: Arc<AtomicBool>,
     stopping: CancellationToken,
 }
 
@@ -42,6 +49,19 @@ impl Tasks {
     /// Ends when the server is stopping.
     pub(crate) async fn stopping(&self) {
         self.stopping.cancelled().await;
+    }
+
+    /// Step 1: whatever is answered from now on is the last on its connection.
+    pub(crate) async fn drain(&self, time: Duration) {
+        if !time.is_zero() {
+            self.draining.store(true, Ordering::Relaxed);
+            tokio::time::sleep(time).await;
+        }
+    }
+
+    /// Whether new requests should go elsewhere.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Whether the server is stopping.

@@ -56,7 +56,7 @@ impl Stores {
     ) -> Result<Self, StoreError> {
         let here = || dir.ok_or_else(|| StoreError::Unusable("no data directory".to_owned()));
         let (catalog, reserve) = if config.is_replicated() {
-            (Catalog::connect(postgres(config)).await?, None)
+            (Catalog::connect(Self::postgres_options(config)).await?, None)
         } else {
             let reserve = Arc::new(Reserve::of(here()?));
             (Catalog::open(here()?, Arc::clone(&reserve))?, Some(reserve))
@@ -67,15 +67,15 @@ impl Stores {
         };
         Ok(Self { catalog, blobs, reserve })
     }
-}
 
-/// The database that the settings name.
-fn postgres(config: &Config) -> PostgresOptions {
-    PostgresOptions {
-        url: config.database_url.expose().to_owned(),
-        connections: config.database.connections,
-        connect_timeout: config.database.connect_timeout.0,
-        statement_timeout: config.database.statement_timeout.0,
-        wait: config.database.wait.0,
+    /// The database that the settings name.
+    pub fn postgres_options(config: &Config) -> PostgresOptions {
+        PostgresOptions {
+            url: config.database_url.expose().to_owned(),
+            connections: config.database.connections,
+            connect_timeout: config.database.connect_timeout.0,
+            statement_timeout: config.database.statement_timeout.0,
+            wait: config.database.wait.0,
+        }
     }
 }

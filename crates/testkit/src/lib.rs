@@ -1,6 +1,13 @@
-//! What the tests share: a server fixture, an S3 server, Redis, sample media, raw sockets, strace.
+//! What the tests share: a server fixture, sample media, raw sockets, strace, a balancer, a proxy with faults,
+//! and the servers that a scale-out gateway stands on.
 
+pub mod balancer;
+pub mod garage;
 pub mod http;
+pub mod place;
+pub mod postgres;
+pub mod proxy;
+pub mod random;
 pub mod redis;
 pub mod s3;
 pub mod samples;

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -26,18 +27,31 @@ pub struct Redis {
 struct Own {
     dir: tempfile::TempDir,
     port: u16,
+    tls_port: Option<u16>,
     child: Option<Child>,
 }
 
 impl Redis {
     /// A server of this test's own, which may be stopped and paused.
     pub fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// As [`start`](Self::start), and with TLS at [`tls_url`](Self::tls_url).
+    pub fn start_tls() -> Self {
+        Self::start_with(true)
+    }
+
+    fn start_with(tls: bool) -> Self {
         let started = Instant::now();
         loop {
             // Between our look and its start another may take the port.
             let port = free_port();
             let dir = tempfile::tempdir().expect("a temporary directory");
-            let mut own = Own { dir, port, child: None };
+            if tls {
+                make_certificates(dir.path());
+            }
+            let mut own = Own { dir, port, tls_port: tls.then(free_port), child: None };
             if own.start() {
                 let url = format!("redis://127.0.0.1:{port}/0");
                 let prefix = "filegate:".to_owned();
@@ -62,6 +76,17 @@ impl Redis {
     /// Where it is.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where it speaks TLS, with a certificate that is signed by [`authority`](Self::authority).
+    pub fn tls_url(&self) -> String {
+        let port = self.own.as_ref().and_then(|own| own.tls_port).expect("started with TLS");
+        format!("rediss://localhost:{port}/0")
+    }
+
+    /// The file with the certificate of who has signed that of this Redis.
+    pub fn authority(&self) -> PathBuf {
+        self.own.as_ref().expect("a Redis of the test's own").dir.path().join("ca.pem")
     }
 
     /// What keys of this test begin with.
@@ -123,6 +148,16 @@ impl Own {
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         command.arg("--port").arg(self.port.to_string()).arg("--dir").arg(self.dir.path());
+        if let Some(port) = self.tls_port {
+            command.arg("--tls-port").arg(port.to_string()).args(["--tls-auth-clients", "no"]);
+            for (setting, file) in [
+                ("--tls-cert-file", "cert.pem"),
+                ("--tls-key-file", "key.pem"),
+                ("--tls-ca-cert-file", "ca.pem"),
+            ] {
+                command.arg(setting).arg(self.dir.path().join(file));
+            }
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("redis-server is installed");
         let started = Instant::now();
@@ -157,6 +192,25 @@ impl Drop for Own {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Makes an authority, and a certificate for `localhost` that it has signed.
+fn make_certificates(dir: &Path) {
+    let openssl = |line: &str| {
+        let mut command = Command::new("openssl");
+        command.current_dir(dir).args(line.split(' ')).stdin(Stdio::null());
+        let output = command.output().expect("openssl is installed");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2");
+    openssl(
+        "req -newkey rsa:2048 -nodes -keyout key.pem -out cert.req -subj /CN=localhost \
+             -addext subjectAltName=DNS:localhost",
+    );
+    openssl(
+        "x509 -req -in cert.req -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem \
+             -days 2 -copy_extensions copy",
+    );
 }
 
 fn free_port() -> u16 {

@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::http::{Reply, Request};
+use crate::place::{self, Place};
 
 /// How long a start may take.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -21,12 +23,43 @@ pub struct Setup {
     wrapper: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     config: Option<String>,
+    store: Store,
+}
+
+/// Where a server keeps its things.
+#[derive(Debug, Clone)]
+enum Store {
+    /// Where this run is about.
+    OfTheRun,
+    /// In its data directory.
+    Embedded,
+    At(Arc<Place>),
 }
 
 impl Setup {
     /// The binary as it is: pass `env!("CARGO_BIN_EXE_filegate")`.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), wrapper: vec![], environment: vec![], config: None }
+        Self {
+            binary: binary.into(),
+            wrapper: vec![],
+            environment: vec![],
+            config: None,
+            store: Store::OfTheRun,
+        }
+    }
+
+    /// Keeps everything in the data directory, whatever store the run is about: for tests of that directory.
+    #[must_use]
+    pub fn embedded(mut self) -> Self {
+        self.store = Store::Embedded;
+        self
+    }
+
+    /// Keeps everything there, whatever store the run is about.
+    #[must_use]
+    pub fn at(mut self, place: &Arc<Place>) -> Self {
+        self.store = Store::At(Arc::clone(place));
+        self
     }
 
     /// Adds settings in TOML.
@@ -80,6 +113,14 @@ impl Setup {
             command.arg("--config").arg(file.path());
         }
         clean_environment(&mut command);
+        let place = match &self.store {
+            Store::OfTheRun => Place::of(data_dir),
+            Store::Embedded => None,
+            Store::At(place) => Some(Arc::clone(place)),
+        };
+        if let Some(place) = &place {
+            place.lead(&mut command);
+        }
         command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server can be run");
@@ -106,6 +147,7 @@ impl Setup {
                     key: String::new(),
                     log,
                     home: None,
+                    place,
                     _config_file: config_file,
                 });
             }
@@ -154,6 +196,7 @@ pub struct TestServer {
     pub key: String,
     log: Arc<Mutex<String>>,
     home: Option<tempfile::TempDir>,
+    place: Option<Arc<Place>>,
     _config_file: Option<tempfile::NamedTempFile>,
 }
 
@@ -178,6 +221,9 @@ impl TestServer {
         let mut command = Command::new(&self.binary);
         command.args(arguments).arg("--data-dir").arg(&self.data_dir);
         clean_environment(&mut command);
+        if let Some(place) = self.place() {
+            place.lead(&mut command);
+        }
         let output = command.output().expect("the command can be run");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {stderr}");
@@ -233,21 +279,34 @@ impl TestServer {
             .send()
     }
 
-    /// Every file below the data directory's `part`, with its length: what is stored.
+    /// Every file or object of `part`, `blobs` or `tmp`, with its length: what is stored.
     pub fn stored(&self, part: &str) -> Vec<(PathBuf, u64)> {
-        let mut found = Vec::new();
-        let mut dirs = vec![self.data_dir.join(part)];
-        while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                match entry.metadata() {
-                    Ok(meta) if meta.is_dir() => dirs.push(entry.path()),
-                    Ok(meta) => found.push((entry.path(), meta.len())),
-                    Err(_) => {}
-                }
-            }
-        }
-        found.sort();
-        found
+        place::stored(&self.data_dir, self.place(), part)
+    }
+
+    /// Changes rows beside the server, in one transaction: it keeps nothing of an account in memory.
+    #[track_caller]
+    pub fn sql(&self, statements: &str) {
+        place::execute(&self.data_dir, self.place(), statements);
+    }
+
+    /// The one value that a query of the catalog gives.
+    #[track_caller]
+    pub fn value<T: FromStr>(&self, query: &str) -> T {
+        let row = self.row(query);
+        let text = row.first().cloned().flatten().unwrap_or_else(|| panic!("{query}: null"));
+        text.parse().unwrap_or_else(|_| panic!("{query}: {text}"))
+    }
+
+    /// The first row that a query of the catalog gives, each column as PostgreSQL writes it as text.
+    #[track_caller]
+    pub fn row(&self, query: &str) -> Vec<Option<String>> {
+        place::row(&self.data_dir, self.place(), query)
+    }
+
+    /// What it keeps elsewhere than in its data directory, if it does.
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_deref()
     }
 
     /// The value of a metric's line on `/metrics` that starts with `name`, 0 if absent.

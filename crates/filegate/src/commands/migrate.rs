@@ -149,7 +149,7 @@ async fn migrate(args: &MigrateArgs, printer: &Printer) -> Result<Exit, Failure>
         let passed = mover.pass(SystemClock.now(), &mut progress).await.map_err(failed)?;
         all.blobs += passed.blobs;
         all.bytes += passed.bytes;
-        all.damaged = passed.damaged;
+        all.damaged += passed.damaged;
         all.rows = passed.rows;
         all.later = passed.differences();
         if all.later <= IN_STEP {
@@ -166,6 +166,7 @@ async fn migrate(args: &MigrateArgs, printer: &Printer) -> Result<Exit, Failure>
         let last = mover.cut_over(name, SystemClock.now(), &mut progress).await.map_err(failed)?;
         all.blobs += last.blobs;
         all.bytes += last.bytes;
+        all.damaged += last.damaged;
         all.rows = last.rows;
         all.later = 0;
     }

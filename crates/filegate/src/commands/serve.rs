@@ -12,6 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 
+/// Below this it tells statements with their parameters: names of files, hashes of keys.
+const PARAMETERS_UNTOLD: &str = "tokio_postgres=info";
+
 /// Run the gateway
 ///
 /// Serves the MiniMax Files API on --listen and the operators' pages on --admin-listen, with an
@@ -169,7 +172,8 @@ pub(crate) fn unstarted(error: StartError) -> Failure {
 
 fn log_to_stderr(config: &Config) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
-        .map_err(|error| Failure::Usage(format!("setting log.filter: {error}")))?;
+        .map_err(|error| Failure::Usage(format!("setting log.filter: {error}")))?
+        .add_directive(PARAMETERS_UNTOLD.parse().expect("it is a directive"));
     // A log that cannot be written is told to nobody: the way to tell it is stderr, and panics there.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

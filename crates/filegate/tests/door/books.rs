@@ -3,36 +3,32 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use filegate_testkit::place::blob;
 use filegate_testkit::server::{TestServer, eventually};
 
-use crate::kit::{books_balance, refused, setup, sql, text, upload_with, value};
+use crate::kit::{books_balance, refused, setup, text, upload_with};
 
 fn priced(config: &str, balance: i64, prices: &str) -> TestServer {
     let server = setup().config(config).start();
-    sql(&server, &format!("INSERT INTO prices (call, purpose, unit, amount) VALUES {prices}"));
+    server.sql(&format!("INSERT INTO prices (call, purpose, unit, amount) VALUES {prices}"));
     top_up(&server, balance);
     server
 }
 
 fn top_up(server: &TestServer, amount: i64) {
-    sql(
-        server,
-        &format!(
-            "BEGIN IMMEDIATE;
+    server.sql(&format!(
+        "UPDATE accounts SET balance = balance + {amount} WHERE account_id = 1;
              INSERT INTO ledger (account_id, at, kind, amount, balance)
-             SELECT 1, 0, 'top_up', {amount}, balance + {amount} FROM accounts WHERE account_id = 1;
-             UPDATE accounts SET balance = balance + {amount} WHERE account_id = 1;
-             COMMIT;"
-        ),
-    );
+             SELECT 1, 0, 'top_up', {amount}, balance FROM accounts WHERE account_id = 1"
+    ));
 }
 
 fn balance(server: &TestServer) -> i64 {
-    value(server, "SELECT balance FROM accounts WHERE account_id = 1")
+    server.value("SELECT balance FROM accounts WHERE account_id = 1")
 }
 
 fn held(server: &TestServer) -> i64 {
-    value(server, "SELECT held FROM accounts WHERE account_id = 1")
+    server.value("SELECT held FROM accounts WHERE account_id = 1")
 }
 
 #[test]
@@ -58,7 +54,7 @@ fn a_thousand_parallel_uploads_on_a_balance_for_ten() {
         (server.stored("blobs").len() == 10 && server.stored("tmp").is_empty()).then_some(())
     });
     assert_eq!((balance(&server), held(&server)), (500, 0));
-    let charged: i64 = value(&server, "SELECT count(*) FROM ledger WHERE kind = 'charge'");
+    let charged: i64 = server.value("SELECT count(*) FROM ledger WHERE kind = 'charge'");
     assert_eq!(charged, 10);
     books_balance(&server);
 }
@@ -130,7 +126,7 @@ fn every_call_has_its_price_and_without_money_there_is_no_answer() {
     assert_eq!(balance(&server), 90);
 
     let id = upload_with(&server, &content, &[]).send().file_id();
-    sql(&server, "UPDATE prices SET amount = 91");
+    server.sql("UPDATE prices SET amount = 91");
     for target in
         ["list", &format!("retrieve?file_id={id}"), &format!("retrieve_content?file_id={id}")]
     {
@@ -139,19 +135,15 @@ fn every_call_has_its_price_and_without_money_there_is_no_answer() {
         assert!(message.contains("costs 0.000091"), "{message}");
     }
     refused(&server.delete(id), 1008);
-    sql(&server, "UPDATE prices SET amount = 0");
+    server.sql("UPDATE prices SET amount = 0");
     assert_eq!(server.delete(id).code(), 0);
     assert_eq!(balance(&server), 90);
-    let used: String = value(
-        &server,
-        "SELECT group_concat(call || ' ' || calls || ' ' || charged, ', ')
-         FROM (SELECT call, sum(calls) AS calls, sum(charged) AS charged FROM usage
-               WHERE call IN ('files.upload', 'files.delete') GROUP BY call ORDER BY call)",
-    );
-    assert_eq!(used, "files.delete 2 4, files.upload 2 0");
+    for (call, used) in [("files.delete", "2 4"), ("files.upload", "2 0")] {
+        let query = "SELECT sum(calls) || ' ' || sum(charged) FROM usage WHERE call =";
+        assert_eq!(server.value::<String>(&format!("{query} '{call}'")), used);
+    }
     eventually("reads are written down", || {
-        let reads: i64 = value(
-            &server,
+        let reads: i64 = server.value(
             "SELECT coalesce(sum(charged), 0) FROM usage
              WHERE call IN ('files.list', 'files.retrieve', 'files.content')",
         );
@@ -164,7 +156,7 @@ fn every_call_has_its_price_and_without_money_there_is_no_answer() {
 fn a_disabled_account_comes_no_further() {
     let server = setup().start();
     let id = upload_with(&server, &text(1, 100), &[]).send().file_id();
-    sql(&server, "UPDATE accounts SET state = 'disabled'");
+    server.sql("UPDATE accounts SET state = 'disabled'");
     for reply in [
         server.get("/v1/files/list"),
         server.get(&format!("/v1/files/retrieve?file_id={id}")),
@@ -174,14 +166,14 @@ fn a_disabled_account_comes_no_further() {
         let message = refused(&reply, 1004);
         assert!(message.ends_with("the account is disabled"), "{message}");
     }
-    sql(&server, "UPDATE accounts SET state = 'active'");
+    server.sql("UPDATE accounts SET state = 'active'");
     assert_eq!(server.get("/v1/files/list").code(), 0);
 }
 
 #[test]
 fn an_account_stores_no_more_than_it_may() {
     let server = setup().start();
-    let limit = |json: &str| sql(&server, &format!("UPDATE accounts SET limits = '{json}'"));
+    let limit = |json: &str| server.sql(&format!("UPDATE accounts SET limits = '{json}'"));
     limit(r#"{"stored_bytes":"1MiB"}"#);
     let first = upload_with(&server, &text(1, 700_000), &[]).send().file_id();
     let reply = upload_with(&server, &text(2, 700_000), &[]).send();
@@ -205,36 +197,34 @@ fn days_that_nobody_charged_are_made_up_for_once() {
     let config = "[jobs]\ninterval = \"100ms\"";
     let server = priced(config, 1_000_000, "('files.storage', '', 'gib_day', 1000000)");
     upload_with(&server, &text(1, 1 << 20), &[]).send().file_id();
-    let charged = || value::<i64>(&server, "SELECT count(*) FROM ledger WHERE kind = 'storage'");
-    let last_day = "SELECT hex(value) FROM meta WHERE name = 'storage_charged_day'";
+    let charged = || server.value::<i64>("SELECT count(*) FROM ledger WHERE kind = 'storage'");
+    let last_day = || {
+        let value: String =
+            server.value("SELECT value FROM meta WHERE name = 'storage_charged_day'");
+        i64::from_str_radix(value.trim_start_matches("\\x"), 16).unwrap()
+    };
     let yesterday = eventually("it has begun to count days", || {
-        let day = i64::from_str_radix(&value::<String>(&server, last_day), 16).unwrap();
+        let day = last_day();
         (day > 0).then_some(day)
     });
     assert_eq!(charged(), 0);
     let stopped_days_ago = |days: i64| {
-        let day = yesterday - days;
-        sql(
-            &server,
-            &format!("UPDATE meta SET value = X'{day:016x}' WHERE name = 'storage_charged_day'"),
-        );
-        eventually("all days are looked at", || {
-            let day = i64::from_str_radix(&value::<String>(&server, last_day), 16).unwrap();
-            (day == yesterday).then_some(())
-        });
+        let day = blob(&format!("{:016x}", yesterday - days));
+        server.sql(&format!("UPDATE meta SET value = {day} WHERE name = 'storage_charged_day'"));
+        eventually("all days are looked at", || (last_day() == yesterday).then_some(()));
     };
     // It was not there yet on any of them.
     stopped_days_ago(3);
     assert_eq!(charged(), 0);
     // Now it was, on the last three of five.
     let then = (yesterday - 2) * DAY_MS;
-    sql(&server, &format!("UPDATE files SET created_at = {then}"));
+    server.sql(&format!("UPDATE files SET created_at = {then}"));
     stopped_days_ago(5);
     assert_eq!(charged(), 3);
     stopped_days_ago(5);
     assert_eq!(charged(), 3);
     let days: i64 =
-        value(&server, "SELECT count(DISTINCT reason) FROM ledger WHERE kind = 'storage'");
+        server.value("SELECT count(DISTINCT reason) FROM ledger WHERE kind = 'storage'");
     assert_eq!(days, 3);
     // A MiB is the 1024th part of a GiB: 976.5625, rounded up.
     assert_eq!(balance(&server), 1_000_000 - 3 * 977);

@@ -2,13 +2,14 @@
 
 use std::thread;
 
-use crate::kit::{books_balance, refused, setup, sql, text, upload_with, value};
+use crate::kit::{books_balance, refused, setup, text, upload_with};
 use filegate_testkit::http::Connection;
 use filegate_testkit::server::eventually;
 
 #[test]
 fn the_same_request_has_the_first_answer_even_after_a_restart() {
     let mut server = setup().start();
+    let mut before = Vec::new();
     for size in [2_000, 700_000] {
         let key = format!("key {size}");
         let content = text(size as u64, size);
@@ -19,11 +20,11 @@ fn the_same_request_has_the_first_answer_even_after_a_restart() {
         assert_eq!(send(&server).json(), first.json());
         server.kill();
         let again = setup().start_on(&server.data_dir);
-        let (data_key, home) = (server.key.clone(), server);
-        server = again;
+        let data_key = server.key.clone();
+        // What it has stored goes with it.
+        before.push(std::mem::replace(&mut server, again));
         server.key = data_key;
         assert_eq!(send(&server).json(), first.json());
-        std::mem::forget(home);
     }
     assert_eq!(server.get("/v1/files/list").json()["files"].as_array().unwrap().len(), 2);
     assert_eq!(server.stored("blobs").len(), 2);
@@ -33,8 +34,7 @@ fn the_same_request_has_the_first_answer_even_after_a_restart() {
 #[test]
 fn a_repetition_is_not_paid_again_even_without_money() {
     let server = setup().start();
-    sql(
-        &server,
+    server.sql(
         "INSERT INTO prices VALUES ('files.upload', '', 'call', 1000);
          INSERT INTO ledger (account_id, at, kind, amount, balance)
          VALUES (1, 0, 'top_up', 1000, 1000);
@@ -45,7 +45,7 @@ fn a_repetition_is_not_paid_again_even_without_money() {
     let first = send();
     first.file_id();
     assert_eq!(send().json(), first.json());
-    assert_eq!(value::<i64>(&server, "SELECT balance FROM accounts"), 0);
+    assert_eq!(server.value::<i64>("SELECT balance FROM accounts"), 0);
     refused(&upload_with(&server, &content, &[]).send(), 1008);
     books_balance(&server);
 }

@@ -1,29 +1,10 @@
 //! What the tests of the front door share.
 
-use std::time::Duration;
-
 use filegate_testkit::http::{Field, Reply, Request, form};
 use filegate_testkit::server::{Setup, TestServer};
-use rusqlite::{Connection, types::FromSql};
 
 pub(crate) fn setup() -> Setup {
     Setup::new(env!("CARGO_BIN_EXE_filegate"))
-}
-
-fn catalog(server: &TestServer) -> Connection {
-    let connection = Connection::open(server.data_dir.join("catalog.db")).unwrap();
-    connection.busy_timeout(Duration::from_secs(5)).unwrap();
-    connection
-}
-
-/// Changes rows beside the server: it keeps nothing of an account in memory.
-pub(crate) fn sql(server: &TestServer, statements: &str) {
-    catalog(server).execute_batch(statements).unwrap();
-}
-
-/// One value of the catalog.
-pub(crate) fn value<T: FromSql>(server: &TestServer, query: &str) -> T {
-    catalog(server).query_row(query, [], |row| row.get(0)).unwrap()
 }
 
 /// A text file whose content is told apart by `seed`.

@@ -187,7 +187,7 @@ fn bytes_without_a_declared_length_are_counted_afterwards() {
 }
 
 /// An upload that has begun and not ended.
-fn begin(server: &TestServer, key: &str) -> (Connection, Vec<u8>) {
+pub(crate) fn begin(server: &TestServer, key: &str) -> (Connection, Vec<u8>) {
     let request = Request::new(&server.address, "POST", UPLOAD).bearer(key);
     let bytes = request.form("retrieval", "a.txt", &[b'x'; 4096]).bytes();
     let (now, later) = bytes.split_at(bytes.len() - 100);
@@ -196,7 +196,7 @@ fn begin(server: &TestServer, key: &str) -> (Connection, Vec<u8>) {
     (connection, later.to_vec())
 }
 
-fn in_flight(server: &TestServer, count: u32) {
+pub(crate) fn in_flight(server: &TestServer, count: u32) {
     eventually("so many uploads are in progress", || {
         let gauge = server.metric("filegate_uploads_in_flight");
         ((gauge - f64::from(count)).abs() < 0.5).then_some(())

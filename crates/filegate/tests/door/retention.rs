@@ -2,7 +2,7 @@
 
 use filegate_testkit::server::eventually;
 
-use crate::kit::{books_balance, refused, setup, sql, text, upload_with, value};
+use crate::kit::{books_balance, refused, setup, text, upload_with};
 
 const DAY: i64 = 86_400;
 
@@ -25,7 +25,7 @@ fn an_upload_says_how_long_it_is_kept_within_the_accounts_bounds() {
     let twice = [("expires_after", "1d"), ("expires_after", "1d")];
     refused(&upload_with(&server, b"x", &twice).send(), 2013);
 
-    sql(&server, r#"UPDATE accounts SET settings = '{"keep_min":"1h","keep_max":"10d"}'"#);
+    server.sql(r#"UPDATE accounts SET settings = '{"keep_min":"1h","keep_max":"10d"}'"#);
     assert_eq!(kept(&[]), Some(10 * DAY));
     assert_eq!(kept(&[("expires_after", "10d")]), Some(10 * DAY));
     let message = refused(&upload_with(&server, b"x", &[("expires_after", "11d")]).send(), 2013);
@@ -42,13 +42,10 @@ fn deleted_and_expired_files_leave_receipts() {
     assert_eq!(server.delete(deleted).code(), 0);
     for (id, cause) in [(deleted, "client"), (expired, "expired")] {
         eventually("it is purged", || {
-            let found: i64 = value(
-                &server,
-                &format!(
-                    "SELECT count(*) FROM receipts WHERE file_id = {id} AND cause = '{cause}'
+            let found: i64 = server.value(&format!(
+                "SELECT count(*) FROM receipts WHERE file_id = {id} AND cause = '{cause}'
                      AND purged_at >= deleted_at AND bytes = 100 AND length(sha256) = 32"
-                ),
-            );
+            ));
             (found == 1).then_some(())
         });
     }

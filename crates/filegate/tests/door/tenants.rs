@@ -1,8 +1,7 @@
 //! Accounts and keys as an operator has set them up, written into the catalog of a running server.
 
-use std::time::Duration;
-
 use filegate_testkit::http::{Reply, Request};
+use filegate_testkit::place::quoted;
 use filegate_testkit::server::{Setup, TestServer};
 use serde_json::Value;
 
@@ -16,10 +15,10 @@ pub(crate) fn start(toml: &str) -> TestServer {
 /// Sets a column of JSON of the key or account with this name.
 #[track_caller]
 pub(crate) fn set(server: &TestServer, table: &str, name: &str, column: &str, value: &Value) {
-    let catalog = rusqlite::Connection::open(server.data_dir.join("catalog.db")).unwrap();
-    catalog.busy_timeout(Duration::from_secs(10)).unwrap();
-    let sql = format!("UPDATE {table} SET {column} = ?1 WHERE name = ?2");
-    assert_eq!(catalog.execute(&sql, (value.to_string(), name)).unwrap(), 1);
+    let (value, name) = (quoted(&value.to_string()), quoted(name));
+    let count = format!("SELECT count(*) FROM {table} WHERE name = {name}");
+    assert_eq!(server.value::<i64>(&count), 1);
+    server.sql(&format!("UPDATE {table} SET {column} = {value} WHERE name = {name}"));
 }
 
 /// Limits of the key that the server was started with.

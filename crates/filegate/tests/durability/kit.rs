@@ -19,7 +19,8 @@ pub(crate) const SMALL: usize = 4_000;
 pub(crate) const LARGE: usize = 600_000;
 
 pub(crate) fn setup() -> Setup {
-    Setup::new(env!("CARGO_BIN_EXE_filegate"))
+    // What is looked at here is a data directory.
+    Setup::new(env!("CARGO_BIN_EXE_filegate")).embedded()
 }
 
 /// A data directory with a key, for one server after another.

@@ -93,6 +93,24 @@ fn sigterm_waits_for_an_upload_and_takes_no_new_connections() {
     assert_eq!(kit::list(&server).len(), 1);
 }
 
+/// Step 1 of a stop: what a balancer sends before it has heard is still answered, and each answer ends its connection.
+#[test]
+fn a_draining_server_answers_and_sends_everybody_away() {
+    let home = Home::new();
+    let mut server = home.start_with(&kit::setup().config("[limits]\ndrain = \"3s\""));
+    let ready = || Request::new(&server.address, "GET", "/readyz").send().status;
+    assert_eq!(ready(), 200);
+    let started = Instant::now();
+    server.signal("TERM");
+    eventually("it is not ready", || (ready() == 503).then_some(()));
+    let reply = Request::new(&server.address, "GET", "/v1/files/list").bearer(&server.key).send();
+    assert_eq!((reply.code(), reply.header("connection")), (0, Some("close")));
+    assert_eq!(Request::new(&server.address, "GET", "/healthz").send().status, 200);
+    assert!(started.elapsed() < Duration::from_secs(3), "the machine is too slow for this test");
+    assert!(server.wait().success());
+    assert!(started.elapsed() > Duration::from_secs(3));
+}
+
 #[test]
 fn the_deadline_of_a_shutdown_cuts_what_is_not_acknowledged() {
     let home = Home::new();

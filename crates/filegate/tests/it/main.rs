@@ -17,4 +17,5 @@ mod operators;
 mod ops;
 mod refusal;
 mod retrieve;
+mod s3;
 mod upload;

@@ -630,6 +630,7 @@ fn what_is_answered_is_on_disk() {
     for len in [1, 256 << 10, (256 << 10) + 1, 1_500_000] {
         let content = kit::text(len);
         let id = kit::uploaded(server.upload("retrieval", "a.txt", &content));
+        // As it is, in the data directory as in an S3 store.
         let blobs = server.stored("blobs");
         let (path, _) = blobs.iter().find(|(_, bytes)| *bytes == len as u64).unwrap();
         assert_eq!(read(path), content);

@@ -1,6 +1,6 @@
 //! Who is calling (contract §5).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use filegate_store::Caller;
 use filegate_types::{ApiError, Call, ErrorCode, KeyHash, Principal};
@@ -29,7 +29,7 @@ pub(super) async fn admit(
 ) -> Result<Principal, ApiError> {
     let presented = credential(headers).ok_or(ErrorCode::NotAuthorized)?;
     let hash = KeyHash::of(presented);
-    let caller = callers::authenticate(app, hash, call).await;
+    let caller = callers::authenticate(app, hash, call, Instant::now()).await;
     let mut principal = match caller.map_err(|error| store_failed(&error))? {
         None => return Err(ErrorCode::InvalidKey.into()),
         Some(Caller::Disabled(key_id)) => {

@@ -6,7 +6,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use filegate_types::{ApiError, ErrorCode, FileId};
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::{content, reply};
 use crate::app::App;
@@ -29,7 +29,7 @@ use crate::links::LinkError;
     responses(
         (status = 200, description = "The bytes", content_type = "application/octet-stream"),
         (status = 206, description = "The ranges that were asked for"),
-        (status = 302, description = "Where the store has the bytes, with downloads = \"redirect\""),
+        (status = 302, description = "Where the store has the bytes, if downloads.mode is redirect"),
         (status = 403, description = "Not a link of ours, or one that has ended"),
         (status = 404, description = "The file is gone"),
     ),
@@ -54,7 +54,8 @@ pub(super) async fn handler(
         Err(LinkError::Forged) => return forbidden("the link is not valid"),
         Err(LinkError::Expired) => return forbidden("the link has ended; retrieve the file again"),
     };
-    let served = match content::redirected(&app) {
+    // The store's own URL is for GET alone.
+    let served = match content::redirected(&app).filter(|_| parts.method == Method::GET) {
         Some(s3) => content::redirect(&app, s3, account, file_id).await,
         None => content::serve(&app, account, None, file_id, &parts).await,
     };

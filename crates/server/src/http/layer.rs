@@ -96,9 +96,10 @@ pub(super) async fn wrap(
             headers.insert(name.clone(), value);
         }
     }
-    if chunked {
+    if chunked || app.tasks.is_draining() {
         // A request with both framings is the raw material of smuggling. hyper reads it by
-        // Transfer-Encoding, as RFC 9112 §6.1 wants, but keeps the connection, which it does not.
+        // Transfer-Encoding, as RFC 9112 §6.1 wants, but keeps the connection, which it does not. And
+        // before a stop: the client's next request then goes where somebody will answer it.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     record(&span, &trace, &method, &route, response.status(), outcome, started);

@@ -1,6 +1,6 @@
 //! `GET /d/pending/{blob_key}`: the bytes of an upload that is being decided, for the moderation
-//! webhook. Only with the link that the webhook was given, which ends with the question; from a data
-//! directory only while they lie in `tmp/`, from S3 by any replica.
+//! webhook. Only until then, and only with the link that the webhook was given. From `tmp/`, or from S3 by any
+//! replica.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -13,7 +13,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
-use filegate_store::{S3Unchecked, StoreError};
+use filegate_store::{S3Blobs, S3Unchecked, StoreError};
 use filegate_types::{ApiError, BlobKey, ErrorCode};
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
@@ -47,7 +47,7 @@ async fn handler(
         Err(LinkError::Expired) => return forbidden("the link has ended"),
     }
     if let Some(s3) = app.blobs.as_s3() {
-        return match s3.unchecked(&key).await {
+        return match undecided(&app, s3, &key).await {
             Ok(Some((bytes, found))) => with_head(from_store(found), bytes),
             Ok(None) => reply::fault(StatusCode::NOT_FOUND, &ApiError::file_not_found()),
             Err(error) => unavailable(&error),
@@ -70,6 +70,14 @@ async fn handler(
 
 fn unavailable(error: &StoreError) -> Response {
     reply::fault(StatusCode::SERVICE_UNAVAILABLE, &reply::store_failed(error))
+}
+
+async fn undecided(
+    app: &App,
+    s3: &S3Blobs,
+    key: &BlobKey,
+) -> Result<Option<(u64, S3Unchecked)>, StoreError> {
+    if app.catalog.has_upload(key.clone()).await? { s3.unchecked(key).await } else { Ok(None) }
 }
 
 /// The bytes as the bucket has them: the row that knows their sums is not there yet.

@@ -48,7 +48,6 @@ async fn retrieve(app: &App, trace: &Trace, request: &Parts) -> Result<FileObjec
     let record =
         found.map_err(|e| reply::store_failed(&e))?.ok_or_else(ApiError::file_not_found)?;
     purposes::check(&principal, &record.purpose)?;
-    pay::for_read(app, &principal, Call::Retrieve, Some(&record), 0).await?;
     // What is held back has nothing to download.
     let download_url = match (record.state, content::redirected(app)) {
         (FileState::Ready, None) => Some(download_url(app, request, &record)),
@@ -57,6 +56,7 @@ async fn retrieve(app: &App, trace: &Trace, request: &Parts) -> Result<FileObjec
         }
         _ => None,
     };
+    pay::for_read(app, &principal, Call::Retrieve, Some(&record), 0).await?;
     Ok(FileObject { download_url, media: Some(record.media.clone()), ..record.to_wire() })
 }
 

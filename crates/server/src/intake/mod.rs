@@ -9,13 +9,19 @@
 //!             (when the memory is full, or before 6)
 //! 4 spill     pieces to tmp/KEY, summed on the way        a file in tmp/, swept at the next start; a row
 //! 5 inspect   the content against the purpose             as 4. Refused: file and row are removed
-//!             Then moderation; for the webhook the bytes go to tmp/KEY first, if they have not
+//!             Then moderation; for the webhook the bytes go to tmp/KEY first, if they have not, and on S3
+//!             they land first
 //! 6 land      fsync, rename to blobs/xx/KEY, fsync dir    a whole blob; its row gives it to the reaper
+//!             on S3: one PUT, or parts and their end      as above; or parts, which a job aborts
 //! 7 commit    `uploads` row -> `files` row, synced        COMMIT POINT: the file is there for ever
 //! 8 reply     status_code 0
 //! ```
 //!
-//! A small file takes steps 3, 4 and 6 together, after 5: what is refused never touches the store.
+//! A small file takes steps 3, 4 and 6 together, after 5: what is refused never touches the store. On S3 it
+//! has no step 4.
+//!
+//! A landing on S3 that failed may still arrive: what gives up on it purges the blob, has it purged again when
+//! the lease would have ended, and only then removes the row.
 //!
 //! INVARIANT: success is answered only after 7. Steps 5 to 7 run on a task of the service that ends
 //! even if the client is gone; a client that leaves earlier has its file and row removed by

@@ -104,8 +104,8 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
     while !app.tasks.is_stopping() {
         let due = app.catalog.claim_jobs(now, BATCH, CLAIM).await?;
         let last_batch = due.len() < BATCH as usize;
-        purge(app, due).await?;
-        if last_batch {
+        let answers = purge(app, due).await?;
+        if last_batch || !answers {
             break;
         }
     }
@@ -115,7 +115,8 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<(), StoreError> {
+/// Does these jobs; false if it stopped because the store is away, which would make each of them wait.
+async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<bool, StoreError> {
     let purge_one = |job: Job| async move {
         let JobKind::PurgeBlob = job.kind;
         let result = match job.target.parse::<BlobKey>() {
@@ -125,7 +126,7 @@ async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<(), StoreError> {
         (job, result)
     };
     let mut purged = stream::iter(jobs.into_iter().map(purge_one)).buffer_unordered(PURGES);
-    let mut done = Vec::new();
+    let (mut done, mut answers) = (Vec::new(), true);
     while let Some((job, result)) = purged.next().await {
         let outcome = if result.is_ok() { "done" } else { "failed" };
         metrics::counter!("filegate_jobs_total", "kind" => job.kind.name(), "outcome" => outcome)
@@ -133,6 +134,7 @@ async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<(), StoreError> {
         match result {
             Ok(()) => done.push(job.job_id),
             Err(error) => {
+                answers = !matches!(error, StoreError::Unavailable { .. });
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     attempts = job.attempts,
@@ -142,8 +144,14 @@ async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<(), StoreError> {
                 app.catalog.postpone_job(job.job_id, run_at, error.to_string()).await?;
             }
         }
+        if !answers {
+            break;
+        }
     }
-    if done.is_empty() { Ok(()) } else { app.catalog.finish_jobs(done, app.clock.now()).await }
+    if !done.is_empty() {
+        app.catalog.finish_jobs(done, app.clock.now()).await?;
+    }
+    Ok(answers)
 }
 
 /// 1 s, 2 s, 4 s … up to ten minutes.

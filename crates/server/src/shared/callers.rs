@@ -13,7 +13,7 @@
 //! that was set a moment ago may be missed by reads for as long as a revoked key works.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use filegate_store::{Caller, StoreError};
@@ -45,7 +45,7 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     read_at: Instant,
-    principal: Box<Principal>,
+    principal: Arc<Principal>,
 }
 
 /// A read of the catalog that is about to begin.
@@ -75,18 +75,18 @@ impl Callers {
         self.lock().forget();
     }
 
-    fn get(&self, hash: KeyHash, call: Call, now: Instant) -> Option<Box<Principal>> {
+    pub(super) fn get(&self, hash: KeyHash, call: Call, now: Instant) -> Option<Arc<Principal>> {
         let state = self.lock();
         let entry = state.entries.get(&(*hash.as_bytes(), call))?;
-        (now.duration_since(entry.read_at) < LIFE).then(|| entry.principal.clone())
+        (now.duration_since(entry.read_at) < LIFE).then(|| Arc::clone(&entry.principal))
     }
 
-    fn ticket(&self, now: Instant) -> Option<Ticket> {
+    pub(super) fn ticket(&self, now: Instant) -> Option<Ticket> {
         let state = self.lock();
         state.live.then_some(Ticket { generation: state.generation, read_at: now })
     }
 
-    fn put(&self, ticket: Ticket, hash: KeyHash, call: Call, principal: &Principal) {
+    pub(super) fn put(&self, ticket: Ticket, hash: KeyHash, call: Call, principal: &Principal) {
         let mut state = self.lock();
         if !state.live || state.generation != ticket.generation {
             return;
@@ -98,7 +98,7 @@ impl Callers {
                 return;
             }
         }
-        let entry = Entry { read_at: ticket.read_at, principal: Box::new(principal.clone()) };
+        let entry = Entry { read_at: ticket.read_at, principal: Arc::new(principal.clone()) };
         state.entries.insert((*hash.as_bytes(), call), entry);
     }
 
@@ -114,20 +114,20 @@ impl State {
     }
 }
 
-/// Who presents a key with this hash, to make `call`, as [`Catalog::authenticate`] says or has just
-/// said.
+/// Who presents a key with this hash at `now`, to make `call`, as [`Catalog::authenticate`] says or has
+/// just said.
 ///
 /// [`Catalog::authenticate`]: filegate_store::Catalog::authenticate
 pub(crate) async fn authenticate(
     app: &App,
     hash: KeyHash,
     call: Call,
+    now: Instant,
 ) -> Result<Option<Caller>, StoreError> {
-    let now = Instant::now();
     if let Some(principal) = app.callers.get(hash, call, now)
         && pay::can_pay(&principal).is_ok()
     {
-        return Ok(Some(Caller::Active(principal)));
+        return Ok(Some(Caller::Active(Box::new(Principal::clone(&principal)))));
     }
     let ticket = app.callers.ticket(now);
     let caller = app.catalog.authenticate(hash, call, app.clock.now()).await?;
@@ -135,4 +135,78 @@ pub(crate) async fn authenticate(
         app.callers.put(ticket, hash, call, principal);
     }
     Ok(caller)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::tests::principal;
+
+    const CALL: Call = Call::List;
+
+    fn hash(n: usize) -> KeyHash {
+        KeyHash::of(&format!("fg-{n}"))
+    }
+
+    fn live() -> (Callers, Instant) {
+        let callers = Callers::default();
+        callers.hears();
+        (callers, Instant::now())
+    }
+
+    #[test]
+    fn an_entry_answers_for_a_second_from_the_beginning_of_its_read() {
+        let (callers, began) = live();
+        let ticket = callers.ticket(began).unwrap();
+        callers.put(ticket, hash(1), CALL, &principal(1, 1));
+        let at = |millis| callers.get(hash(1), CALL, began + Duration::from_millis(millis));
+        assert_eq!(at(0).unwrap().key_id.0, 1);
+        assert!(at(999).is_some() && at(1000).is_none());
+        // Of another key or call nothing is known.
+        assert!(callers.get(hash(2), CALL, began).is_none());
+        assert!(callers.get(hash(1), Call::Upload, began).is_none());
+    }
+
+    #[test]
+    fn a_read_that_began_before_a_change_is_not_kept_after_it() {
+        let (callers, now) = live();
+        let ticket = callers.ticket(now).unwrap();
+        callers.forget();
+        callers.put(ticket, hash(1), CALL, &principal(1, 1));
+        assert!(callers.get(hash(1), CALL, now).is_none());
+        callers.put(callers.ticket(now).unwrap(), hash(1), CALL, &principal(1, 1));
+        assert!(callers.get(hash(1), CALL, now).is_some());
+        callers.forget();
+        assert!(callers.get(hash(1), CALL, now).is_none());
+    }
+
+    #[test]
+    fn nothing_is_kept_while_changes_are_not_heard_of() {
+        let (callers, now) = live();
+        let ticket = callers.ticket(now).unwrap();
+        callers.put(ticket, hash(1), CALL, &principal(1, 1));
+        callers.is_deaf();
+        assert!(callers.get(hash(1), CALL, now).is_none());
+        assert!(callers.ticket(now).is_none());
+        callers.put(ticket, hash(1), CALL, &principal(1, 1));
+        callers.hears();
+        assert!(callers.get(hash(1), CALL, now).is_none());
+        // A read from before the silence is none of after it.
+        callers.put(ticket, hash(1), CALL, &principal(1, 1));
+        assert!(callers.get(hash(1), CALL, now).is_none());
+    }
+
+    #[test]
+    fn never_more_entries_than_the_bound() {
+        let (callers, now) = live();
+        let ticket = callers.ticket(now).unwrap();
+        for n in 0..ENTRIES_MAX + 10 {
+            callers.put(ticket, hash(n), CALL, &principal(1, 1));
+        }
+        assert_eq!(callers.lock().entries.len(), ENTRIES_MAX);
+        // Those whose second has passed make room.
+        let later = callers.ticket(now + LIFE).unwrap();
+        callers.put(later, hash(ENTRIES_MAX + 20), CALL, &principal(1, 1));
+        assert_eq!(callers.lock().entries.len(), 1);
+    }
 }

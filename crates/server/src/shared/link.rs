@@ -125,6 +125,20 @@ impl Link {
         self.in_time(self.client.get_multiplexed_async_connection_with_config(&config)).await
     }
 
+    /// Writes something, on a new connection where there is none; gives the connection.
+    async fn write(
+        &self,
+        known: Option<MultiplexedConnection>,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let mut connection = match known {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let write = TRY.key(self.name("up"));
+        self.in_time(write.invoke_async::<i64>(&mut connection)).await?;
+        Ok(connection)
+    }
+
     /// Finds out whether Redis is up, connecting where it was not.
     pub(crate) async fn check(&self) {
         let (known, epoch) = match self.connection() {
@@ -132,16 +146,7 @@ impl Link {
             None => (None, 0),
         };
         let fresh = known.is_none();
-        let tried = async {
-            let mut connection = match known {
-                Some(connection) => connection,
-                None => self.connect().await?,
-            };
-            let write = TRY.key(self.name("up"));
-            self.in_time(write.invoke_async::<i64>(&mut connection)).await?;
-            Ok::<_, RedisError>(connection)
-        };
-        match tried.await {
+        match self.write(known).await {
             Ok(connection) if fresh => self.found(connection),
             Ok(_) => {}
             Err(error) if fresh => self.tell_away(&mut self.lock(), &error),

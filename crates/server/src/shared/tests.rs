@@ -3,11 +3,18 @@
 //! Limits here are such that the next request comes free in half a minute or more: what is counted is then
 //! exact, however slow the machine is.
 
+use std::time::{Duration, Instant};
+
+use filegate_store::catalog::KeySelector;
+use filegate_store::{Caller, KeyDraft};
 use filegate_testkit::redis::Redis;
 use filegate_types::units::{Bytes, Span};
-use filegate_types::{KeyId, Principal};
+use filegate_types::{Call, KeyHash, KeyId, Money, Principal, Scopes};
+use http::{HeaderMap, Method};
 
 use super::*;
+use crate::Server;
+use crate::admin::LocalAdmin;
 use crate::gate::Gate;
 use crate::gate::limits::Allowance;
 use crate::gate::tests::principal;
@@ -202,7 +209,7 @@ async fn eventually<T>(mut check: impl AsyncFnMut() -> Option<T>) -> T {
         if let Some(value) = check().await {
             return value;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("not within ten seconds");
 }
@@ -299,11 +306,13 @@ async fn places_of_a_dead_replica_come_back_and_those_of_a_living_one_stay() {
     second.0.leave().await;
     let key = format!("{}u:k1", redis.prefix());
     assert_eq!(redis.command(&["ZCARD", &key]), "0");
-    living.tasks.stop(std::time::Duration::from_secs(5)).await;
+    living.tasks.stop(Duration::from_secs(5)).await;
 }
 
+type Turn = fn(&mut Redis);
+
 /// Ways in which Redis can be away, each with its end.
-const WAYS: [(&str, fn(&mut Redis), fn(&mut Redis)); 6] = [
+const WAYS: [(&str, Turn, Turn); 6] = [
     ("killed", Redis::stop, Redis::start_again),
     ("silent", Redis::pause, Redis::resume),
     (
@@ -337,23 +346,28 @@ async fn without_redis(
 ) {
     let mut redis = Redis::start();
     for (way, goes, comes) in WAYS {
-        let mut config = settings(&redis, Span(std::time::Duration::from_millis(500)));
+        let mut config = settings(&redis, Span::seconds(1));
         config.limits.on_failure = on_failure;
         let replica = Replica::of(&config);
         replica.link.check().await;
         let mut who = limited(3);
-        who.key_limits.bytes_per_minute = Some(Bytes::kib(60));
         who.key_limits.concurrent_uploads = Some(2);
+        let (ends, _) = replica.gate.upload(&who, Some(1)).await.unwrap();
+        who.key_limits.bytes_per_minute = Some(Bytes::kib(60));
         let (place, _) = replica.gate.upload(&who, Some(60 << 10)).await.unwrap();
         // A Redis that cannot write could still say that a limit is used up.
         redis.command(&["DEL", "filegate:b:k1:61440"]);
         goes(&mut redis);
+        ends.leave().await;
         while_away(&replica, &who, way).await;
         // Whoever has no limits sees nothing of it.
         let free = principal(9, 9);
         assert_eq!(replica.gate.request(&free).await, (None, Ok(())), "{way}");
         replica.gate.upload(&free, None).await.unwrap().0.leave().await;
         assert!(!replica.link.is_up(), "{way}");
+        // That it answers is not enough, but all that is broken is a few keys.
+        replica.link.check().await;
+        assert_eq!(replica.link.is_up(), way == "broken");
 
         comes(&mut redis);
         eventually(async || {
@@ -439,4 +453,138 @@ async fn a_replica_starts_without_redis_and_asks_it_when_it_is_there() {
     assert_eq!(redis.command(&["EXISTS", "filegate:r:k1:1:1"]), "1");
     let life: i64 = redis.command(&["PTTL", "filegate:r:k1:1:1"]).parse().unwrap();
     assert!((1..=61_000).contains(&life), "{life}");
+}
+
+/// A server that hears of changes, with a key, and the command line beside it.
+struct Company {
+    server: Server,
+    admin: LocalAdmin,
+    key: KeyHash,
+    _home: tempfile::TempDir,
+}
+
+impl Company {
+    async fn on(redis: &Redis) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let mut config = settings(redis, Span(Duration::from_millis(500)));
+        config.data_dir = home.path().join("data");
+        config.listen = any;
+        config.admin_listen = any;
+        let server = Server::start(config.clone()).await.unwrap();
+        let app = &server.app;
+        let link = Arc::clone(app.redis.as_ref().unwrap());
+        app.tasks.spawn(changes::listen(link, Arc::clone(&app.callers), app.tasks.clone()));
+        let admin = LocalAdmin::open(config).await.unwrap();
+        let key = KeyHash::of("fg-test");
+        let draft = KeyDraft {
+            account: "default".to_owned(),
+            name: "test".to_owned(),
+            hash: key,
+            hint: String::new(),
+            scopes: Scopes::all(),
+            expires_at: None,
+        };
+        app.catalog.create_key(draft, app.clock.now()).await.unwrap();
+        let company = Self { server, admin, key, _home: home };
+        company.hears().await;
+        company
+    }
+
+    async fn hears(&self) {
+        let callers = &self.server.app.callers;
+        eventually(async || callers.ticket(Instant::now())).await;
+    }
+
+    async fn asks(&self, at: Instant) -> Option<Caller> {
+        callers::authenticate(&self.server.app, self.key, Call::List, at).await.unwrap()
+    }
+
+    fn knows(&self, at: Instant) -> bool {
+        self.server.app.callers.get(self.key, Call::List, at).is_some()
+    }
+
+    async fn changes(&self, path: &str, body: &'static str) {
+        let path = format!("/admin/v1{path}");
+        let reply = self.admin.call(Method::POST, &path, HeaderMap::new(), body.into()).await;
+        assert_eq!(reply.status(), 200, "{path}: {:?}", reply.body());
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_heard_of_by_all_replicas() {
+    let redis = Redis::shared();
+    let company = Company::on(&redis).await;
+    for (path, body, forgets) in [
+        ("/keys/1?dry_run=true", "{\"name\":\"x\"}", false),
+        ("/keys/1", "{\"limits\":{\"requests_per_minute\":5}}", true),
+        ("/accounts/default", "{\"limits\":{\"concurrent_uploads\":5}}", true),
+        ("/keys/1/revoke", "{}", true),
+    ] {
+        let now = Instant::now();
+        assert!(matches!(company.asks(now).await, Some(Caller::Active(_))));
+        assert!(company.knows(now), "{path}");
+        company.changes(path, body).await;
+        if forgets {
+            // At the time of the read: it is the message that makes it forget, not the second.
+            eventually(async || (!company.knows(now)).then_some(())).await;
+        }
+    }
+    assert!(company.asks(Instant::now()).await.is_none());
+    company.admin.close().await;
+    assert!(company.server.stop().await);
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_was_told_of_is_missed_for_a_second_at_most() {
+    let redis = Redis::shared();
+    let company = Company::on(&redis).await;
+    let app = &company.server.app;
+    let now = Instant::now();
+    assert!(company.asks(now).await.is_some());
+    let revoked = app.catalog.revoke_key(KeySelector::Hash(company.key), app.clock.now()).await;
+    assert!(revoked.unwrap());
+    assert!(company.asks(now + Duration::from_millis(999)).await.is_some());
+    assert!(company.asks(now + Duration::from_secs(1)).await.is_none());
+    // Strangers are not kept.
+    assert!(company.asks(now + Duration::from_secs(5)).await.is_none());
+    assert!(!company.knows(now + Duration::from_secs(5)));
+}
+
+#[tokio::test]
+async fn who_could_not_pay_a_moment_ago_is_looked_up_again() {
+    let redis = Redis::shared();
+    let company = Company::on(&redis).await;
+    let callers = &company.server.app.callers;
+    let now = Instant::now();
+    let mut poor = principal(1, 1);
+    poor.least_price = Money(5);
+    callers.put(callers.ticket(now).unwrap(), company.key, Call::List, &poor);
+    match company.asks(now).await {
+        Some(Caller::Active(fresh)) => assert_eq!(fresh.least_price, Money(0)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_kept_while_the_subscription_is_dead() {
+    let mut redis = Redis::start();
+    let company = Company::on(&redis).await;
+    let now = Instant::now();
+    let deaf = async || {
+        eventually(async || company.server.app.callers.ticket(now).is_none().then_some(())).await;
+        assert!(!company.knows(now));
+        assert!(company.asks(now).await.is_some());
+        assert!(!company.knows(now));
+    };
+    assert!(company.asks(now).await.is_some() && company.knows(now));
+    redis.pause();
+    deaf().await;
+    redis.resume();
+    company.hears().await;
+    assert!(company.asks(now).await.is_some() && company.knows(now));
+    redis.stop();
+    deaf().await;
+    redis.start_again();
+    company.hears().await;
 }

@@ -9,10 +9,10 @@
 //! transaction that makes it a file. A crash between leaves a hold on a row, and goes with it when the
 //! reaper takes the row.
 
-use super::sql::{self, Connection, OptionalExtension as _, Row};
 use filegate_types::units::Bytes;
 use filegate_types::{AccountId, Call, FileId, KeyId, Money, PriceUnit, PurposeName, UnixMillis};
 
+use super::sql::{self, Connection, OptionalExtension as _, Row};
 use super::{Catalog, freeing};
 use crate::error::StoreError;
 
@@ -124,7 +124,7 @@ pub(super) fn upload_price(c: &Connection, purpose: &str, bytes: Bytes) -> sql::
          ORDER BY purpose = ''",
     )?;
     let prices = statement.query_map((Call::Upload.name(), purpose), unit_price)?;
-    cost(&prices.collect::<sql::Result<Vec<_>>>()?, bytes)
+    Ok(cost(&prices.collect::<sql::Result<Vec<_>>>()?, bytes))
 }
 
 /// The most that an upload of `bytes` costs, whatever its purpose turns out to be.
@@ -132,7 +132,7 @@ fn dearest_upload(c: &Connection, bytes: Bytes) -> sql::Result<Money> {
     let mut statement =
         c.prepare_cached("SELECT unit, max(amount) FROM prices WHERE call = ?1 GROUP BY unit")?;
     let prices = statement.query_map([Call::Upload.name()], unit_price)?;
-    cost(&prices.collect::<sql::Result<Vec<_>>>()?, bytes)
+    Ok(cost(&prices.collect::<sql::Result<Vec<_>>>()?, bytes))
 }
 
 fn unit_price(row: &Row<'_>) -> sql::Result<(String, Money)> {
@@ -140,12 +140,12 @@ fn unit_price(row: &Row<'_>) -> sql::Result<(String, Money)> {
 }
 
 /// By the first price of each unit.
-fn cost(prices: &[(String, Money)], bytes: Bytes) -> sql::Result<Money> {
+fn cost(prices: &[(String, Money)], bytes: Bytes) -> Money {
     let of = |unit: PriceUnit| {
         let found = prices.iter().find(|(name, _)| name == unit.name());
         found.map_or(Money::ZERO, |(_, amount)| *amount)
     };
-    Ok(of(PriceUnit::Call).plus(of(PriceUnit::Mib).per_mib(bytes)))
+    of(PriceUnit::Call).plus(of(PriceUnit::Mib).per_mib(bytes))
 }
 
 /// Holds what an upload costs at most: true, with the amount, if the account can pay it.

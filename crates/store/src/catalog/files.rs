@@ -1,11 +1,11 @@
 //! Committed files.
 
-use super::sql::{self, Connection, OptionalExtension as _, Value};
 use filegate_types::{
     AccountId, BlobKey, Call, FileId, FileRecord, KeyId, PurposeName, UnixMillis,
 };
 
 use super::books::{self, Short};
+use super::sql::{self, Connection, Dialect, OptionalExtension as _, Value};
 use super::uploads::by_account;
 use super::usage::{self, Usage};
 use super::{Catalog, freeing, jobs, record, select_files, synced};
@@ -103,7 +103,7 @@ impl Catalog {
                 let mut values =
                     [account.0, before, now.0, i64::from(limit)].map(Value::Integer).to_vec();
                 values.extend(purposes.iter().map(|p| Value::Text(p.as_str().to_owned())));
-                let mut statement = c.prepare_cached(&list_sql(purposes.len()))?;
+                let mut statement = c.prepare_cached(&list_sql(c.dialect(), purposes.len()))?;
                 statement.query_map(&values[..], record)?.collect()
             })
             .await
@@ -113,6 +113,9 @@ impl Catalog {
     /// transaction enqueues.
     ///
     /// `purposes`: if not empty, the file's purpose must be among them.
+    ///
+    /// The account is locked first: a file that is deleted or expires at the same time is paid for, counted
+    /// off and receipted once.
     pub async fn delete_file(
         &self,
         account: AccountId,
@@ -233,25 +236,45 @@ impl Catalog {
 
 /// The SELECT of a list of files of so many purposes, or of any. Each purpose is a walk down an index that
 /// ends at the limit, however many files there are.
-fn list_sql(purposes: usize) -> String {
-    const ANY: &str = select_files!(
-        "WHERE account_id = ?1 AND file_id < ?2 AND (expires_at IS NULL OR expires_at > ?3)
-         ORDER BY file_id DESC LIMIT ?4"
-    );
-    const ONE: &str = select_files!(
-        "WHERE account_id = ?1 AND file_id < ?2 AND (expires_at IS NULL OR expires_at > ?3)
-           AND purpose = ?"
-    );
-    const END: &str = "ORDER BY file_id DESC LIMIT ?4";
-    match purposes {
-        0 => ANY.to_owned(),
-        1 => format!("{ONE}5 {END}"),
-        _ => {
-            let each = |n| format!("SELECT * FROM ({ONE}{} {END}) AS of_{n}", n + 5);
-            let all: Vec<_> = (0..purposes).map(each).collect();
-            format!("SELECT * FROM ({}) AS all_of_them {END}", all.join(" UNION ALL "))
-        }
+///
+/// PostgreSQL is led to that index by a range of one in place of an equality, and by its column in the
+/// order: else it may prefer a walk over the files of everybody by their ids, where it takes the account
+/// for a large one, and an account of few files waits for the end of that. SQLite uses only the first
+/// column of such a range.
+fn list_sql(dialect: Dialect, purposes: usize) -> String {
+    let one = |n: usize| {
+        let columns = select_files!("");
+        let purpose = n + 5;
+        let below = match dialect {
+            Dialect::Sqlite => format!("purpose = ?{purpose} AND file_id < ?2"),
+            Dialect::Postgres => {
+                format!("purpose >= ?{purpose} AND (purpose, file_id) < (?{purpose}, ?2)")
+            }
+        };
+        format!(
+            "SELECT * FROM (
+                 {columns} WHERE account_id = ?1 AND {below}
+                   AND (expires_at IS NULL OR expires_at > ?3)
+                 ORDER BY purpose DESC, file_id DESC LIMIT ?4) AS of_{n}"
+        )
+    };
+    if purposes > 0 {
+        let all: Vec<_> = (0..purposes).map(one).collect();
+        let all = all.join(" UNION ALL ");
+        return format!("SELECT * FROM ({all}) AS all_of_them ORDER BY file_id DESC LIMIT ?4");
     }
+    let any = match dialect {
+        Dialect::Sqlite => select_files!(
+            "WHERE account_id = ?1 AND file_id < ?2 AND (expires_at IS NULL OR expires_at > ?3)
+             ORDER BY file_id DESC LIMIT ?4"
+        ),
+        Dialect::Postgres => select_files!(
+            "WHERE account_id >= ?1 AND (account_id, file_id) < (?1, ?2)
+               AND (expires_at IS NULL OR expires_at > ?3)
+             ORDER BY account_id DESC, file_id DESC LIMIT ?4"
+        ),
+    };
+    any.to_owned()
 }
 
 /// Removes the row of a file that `live` says is deleted, with the receipt it has there: for a snapshot

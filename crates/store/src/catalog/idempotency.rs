@@ -3,9 +3,9 @@
 //! Kept by the transaction that does what the answer says, so there is never one without the other. Only
 //! successes are kept: a refusal has changed nothing, and the same request may do better later.
 
-use super::sql::{self, Connection, OptionalExtension as _};
 use filegate_types::UnixMillis;
 
+use super::sql::{self, Connection, OptionalExtension as _};
 use super::{Catalog, freeing};
 use crate::error::StoreError;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::sql::{self, Connection, OptionalExtension as _, Row};
 use filegate_types::UnixMillis;
 
+use super::sql::{self, Connection, OptionalExtension as _, Row};
 use super::{Catalog, freeing, relaxed};
 use crate::error::StoreError;
 
@@ -68,11 +68,10 @@ impl Catalog {
         self.engine
             .write(relaxed(operation), move |c| {
                 let mut statement = c.prepare_cached(
-                    "WITH due AS MATERIALIZED (
+                    "UPDATE jobs SET run_at = ?3 WHERE job_id = ANY (ARRAY (
                          SELECT job_id FROM jobs WHERE kind = 'purge_blob' AND run_at <= ?1
-                         ORDER BY run_at LIMIT ?2 FOR UPDATE SKIP LOCKED)
-                     UPDATE jobs SET run_at = ?3 FROM due WHERE jobs.job_id = due.job_id
-                     RETURNING jobs.job_id, target, attempts",
+                         ORDER BY run_at LIMIT ?2 FOR UPDATE SKIP LOCKED))
+                     RETURNING job_id, target, attempts",
                 )?;
                 statement.query_map((now.0, limit, until.0), job)?.collect()
             })

@@ -1,9 +1,9 @@
 //! Accounts and keys.
 
-use super::sql::{self, OptionalExtension as _, Row};
 use filegate_types::{AccountId, Call, KeyHash, KeyId, Money, Principal, Scopes, UnixMillis};
 
 use super::books::{CallPrices, select_call_prices};
+use super::sql::{self, OptionalExtension as _, Row};
 use super::{Catalog, corrupt_column, json_or_default, synced};
 use crate::error::StoreError;
 
@@ -55,7 +55,8 @@ pub enum KeySelector {
 }
 
 impl Catalog {
-    /// Makes a key, and its account on first mention.
+    /// Makes a key, and its account on first mention. Where two mention it first, the second INSERT waits for
+    /// the first and then changes nothing; the SELECT after it sees the account.
     pub async fn create_key(&self, draft: KeyDraft, now: UnixMillis) -> Result<KeyId, StoreError> {
         self.engine
             .write(synced("creating a key"), move |c| {

@@ -24,7 +24,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::sql::{Dialect, OptionalExtension as _, ValueRef};
 use filegate_types::{AccountId, BlobKey, FileRecord, KeyId, PurposeName, UnixMillis};
 use serde::de::DeserializeOwned;
 
@@ -42,6 +41,7 @@ use crate::datadir::{DataDir, Reserve};
 use crate::error::StoreError;
 use engine::{Change, Durability, Engine, Postgres, Sqlite};
 pub use engine::{PostgresFacts, PostgresOptions};
+use sql::{Dialect, OptionalExtension as _, ValueRef};
 
 /// The rows of a gateway: embedded, or shared by its replicas. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -170,12 +170,17 @@ impl Catalog {
     }
 
     /// Stores `value` unless the name has one already; returns what is stored then, and whether it
-    /// is the given one.
+    /// is the given one. Of two that store at the same time the second waits for the first, and then sees
+    /// its value.
     pub async fn meta_init(
         &self,
         name: &'static str,
         value: Vec<u8>,
     ) -> Result<(Vec<u8>, bool), StoreError> {
+        // Most have it already, and nothing is written for those: a store that is sealed can be opened.
+        if let Some(stored) = self.meta(name).await? {
+            return Ok((stored, false));
+        }
         let change = synced("storing a setting");
         self.engine
             .write(change, move |c| {

@@ -6,9 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::sql::{self, Connection, Dialect, OptionalExtension as _};
 use filegate_types::UnixMillis;
 
+use super::sql::{self, Connection, Dialect, OptionalExtension as _};
 use super::{Catalog, corrupt_column, synced};
 use crate::error::StoreError;
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::sql::{self, Connection, OptionalExtension as _, Row};
 use filegate_types::units::Bytes;
 use filegate_types::{
     AccountId, BlobKey, Call, FileId, FileRecord, FileState, KeyId, Money, PurposeName,
@@ -11,6 +10,7 @@ use filegate_types::{
 
 use super::books::{self, Entry, Short};
 use super::idempotency::{self, FirstAnswer};
+use super::sql::{self, Connection, OptionalExtension as _, Row};
 use super::usage::{self, Usage};
 use super::{Catalog, freeing, jobs, relaxed, synced};
 use crate::blobs::BlobSum;
@@ -101,6 +101,9 @@ impl Catalog {
     ///
     /// Relaxed: after a power cut the row may be missing, and the hold with it, while the blob is
     /// there; `fsck` finds it.
+    ///
+    /// No lock: the UPDATE that holds the money says itself that it is there, and waits for others that
+    /// change the same account.
     pub async fn begin_upload(
         &self,
         upload: NewUpload,
@@ -136,7 +139,8 @@ impl Catalog {
             .await
     }
 
-    /// Extends the lease of an upload that makes progress; false if it was reaped.
+    /// Extends the lease of an upload that makes progress; false if it was reaped. One statement: it and
+    /// the reaper's DELETE, which asks for the lease again, come one after the other.
     pub async fn renew_upload(
         &self,
         key: BlobKey,
@@ -147,6 +151,16 @@ impl Catalog {
                 c.prepare_cached("UPDATE uploads SET lease_until = ?2 WHERE blob_key = ?1")?
                     .execute((key.as_str(), lease_until.0))
                     .map(|changed| changed == 1)
+            })
+            .await
+    }
+
+    /// Whether there is an upload in progress with this key.
+    pub async fn has_upload(&self, key: BlobKey) -> Result<bool, StoreError> {
+        self.engine
+            .read("looking for an upload", move |c| {
+                c.prepare_cached("SELECT EXISTS (SELECT 1 FROM uploads WHERE blob_key = ?1)")?
+                    .query_row([key.as_str()], |row| row.get(0))
             })
             .await
     }
@@ -163,6 +177,10 @@ impl Catalog {
 
     /// Makes an upload a file: the COMMIT POINT of an upload. Captures the hold, counts what is stored,
     /// and keeps the first answer, all in the one transaction. Synced when it returns.
+    ///
+    /// The account is locked first: of two commits with one `Idempotency-Key` the second finds the answer
+    /// of the first, what is stored is not more than it seems to be, and neither reaper nor operator
+    /// takes the upload at the same time.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`] if the reaper took the upload; its blob is then not ours to use.

@@ -1,8 +1,8 @@
 //! What is stored, and what was called: counted in the transactions that change it.
 
-use super::sql::{self, Connection};
 use filegate_types::{AccountId, Call, KeyId, Money, UnixMillis};
 
+use super::sql::{self, Connection};
 use super::{Catalog, relaxed};
 use crate::error::StoreError;
 

@@ -178,6 +178,7 @@ impl Mover {
             all.removed += passed.removed;
             all.blobs += passed.blobs;
             all.bytes += passed.bytes;
+            all.damaged += passed.damaged;
             if passed.differences() == 0 {
                 self.settle().await?;
                 return Ok(all);

@@ -245,14 +245,14 @@ async fn a_digest_can_be_slowed_and_stopped() {
 #[tokio::test]
 async fn a_received_blob_that_does_not_land_leaves_nothing() {
     for home in Home::both() {
-        let temp = home.spool(&blob_key(1), &content(BLOCK + 1));
+        let received = home.spool(&blob_key(1), &content(BLOCK + 1));
         let tmp = if home.server.is_some() {
             home.dir.path().to_owned()
         } else {
             home.dir.path().join("tmp")
         };
         assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 1);
-        drop(temp);
+        drop(received);
         assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 0);
         home.land(&blob_key(2), &content(BLOCK + 1)).await.unwrap();
         assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 0);
@@ -459,7 +459,7 @@ async fn a_signed_link_is_for_anybody_and_says_what_it_gives() {
     let key = blob_key(1);
     home.land(&key, b"spoken word").await.unwrap();
     let disposition = "attachment; filename=\"a_b.mp3\"; filename*=UTF-8''a%22%E5%A3%B0.mp3";
-    let life = Duration::from_secs(60);
+    let life = Duration::from_mins(1);
     let signed = home.s3_blobs().presign(&key, disposition, "audio/mpeg", life);
     let url = signed.await.unwrap();
     let target = url.strip_prefix(&home.server().endpoint()).unwrap().to_owned();
@@ -547,4 +547,27 @@ async fn what_is_wrong_with_a_bucket_is_named() {
     server.stop();
     let found = faults(&home).await;
     assert!(matches!(found.as_slice(), [S3Fault::Unreachable(_)]), "{found:?}");
+}
+
+#[tokio::test]
+async fn https_is_spoken_with_the_provider_that_is_installed() {
+    // The server is one of plain HTTP: that it is not understood is told, and nothing panics.
+    let home = Home::s3_with(|options| {
+        let plain = options.endpoint.take().unwrap();
+        let encrypted = plain.as_str().replace("http://", "https://");
+        options.endpoint = Some(encrypted.parse().unwrap());
+        options.retries = 0;
+    });
+    let error = home.land(&blob_key(1), b"x").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    assert_eq!(home.server().requests(Kind::Put), 0);
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let home = Home::s3();
+    home.server().fail(When::All(Kind::Put), Fault::Refuse(307, "TemporaryRedirect"));
+    let error = home.land(&blob_key(1), b"x").await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    assert_eq!(home.server().requests(Kind::Put), 1);
 }

@@ -8,10 +8,20 @@ use filegate_types::{
     AccountId, BlobKey, Call, FileId, KeyId, Money, PurposeName, TenantLimits, UnixMillis,
 };
 use proptest::prelude::*;
-use rusqlite::Connection;
 use tokio::task::JoinSet;
 
-use crate::support::{NOW, Store, in_ms, new_file, new_upload, open, sql};
+use crate::support::{LEASE, NOW, Store, in_ms, new_file, new_upload, on_both, sql};
+
+on_both!(
+    a_balance_for_ten_pays_for_exactly_ten_of_a_thousand,
+    a_quota_for_ten_takes_exactly_ten_of_a_hundred,
+    a_price_that_rises_during_an_upload_is_for_the_next,
+    the_price_of_a_purpose_goes_before_that_of_all_and_an_unknown_purpose_holds_the_dearest,
+    a_day_of_storage_is_charged_once_and_may_be_owed,
+    the_ledger_is_append_only_and_a_cooked_book_is_found,
+    the_same_idempotency_key_commits_once,
+    a_delete_leaves_a_receipt_that_the_purge_completes,
+);
 
 const KEY: KeyId = KeyId(1);
 /// Prices: 10 for an upload, 5 for each MiB of it, 3 for a delete, 2 for a retrieve.
@@ -24,8 +34,7 @@ fn top_up(store: &Store, amount: i64) {
     sql(
         store,
         &format!(
-            "BEGIN IMMEDIATE;
-             UPDATE accounts SET balance = balance + {amount} WHERE account_id = 1;
+            "BEGIN; UPDATE accounts SET balance = balance + {amount} WHERE account_id = 1;
              INSERT INTO ledger (account_id, at, kind, amount, balance)
              SELECT 1, 0, 'top_up', {amount}, balance FROM accounts WHERE account_id = 1;
              COMMIT;"
@@ -34,12 +43,9 @@ fn top_up(store: &Store, amount: i64) {
 }
 
 fn money(store: &Store) -> (i64, i64) {
-    let connection = Connection::open(store.catalog.path()).unwrap();
-    connection
-        .query_row("SELECT balance, held FROM accounts WHERE account_id = 1", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .unwrap()
+    let row = &store.rows("SELECT balance, held FROM accounts WHERE account_id = 1")[0];
+    let number = |text: &Option<String>| text.as_ref().unwrap().parse().unwrap();
+    (number(&row[0]), number(&row[1]))
 }
 
 fn sum_of(bytes: u64) -> BlobSum {
@@ -57,15 +63,13 @@ fn file_of(number: u64, bytes: u64) -> NewFile {
     NewFile { id_bits: bits, ..new_file(key_number(number), sum_of(bytes)) }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_balance_for_ten_pays_for_exactly_ten_of_a_thousand() {
-    let store = Store::new();
+async fn a_balance_for_ten_pays_for_exactly_ten_of_a_thousand(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     sql(&store, "INSERT INTO prices (call, unit, amount) VALUES ('files.upload', 'call', 1000)");
     top_up(&store, 10_999);
     let mut tasks = JoinSet::new();
     for number in 0..1_000 {
-        let catalog = store.catalog.clone();
+        let catalog = store.replica(number);
         tasks.spawn(async move {
             let upload = new_upload(acme, &key_number(number), in_ms(60_000));
             if catalog.begin_upload(upload, NOW).await.unwrap().is_err() {
@@ -84,15 +88,13 @@ async fn a_balance_for_ten_pays_for_exactly_ten_of_a_thousand() {
     assert_eq!((counts.files, counts.uploads), (10, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_quota_for_ten_takes_exactly_ten_of_a_hundred() {
-    let store = Store::new();
+async fn a_quota_for_ten_takes_exactly_ten_of_a_hundred(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let limits = TenantLimits { stored_bytes: Some(Bytes(1_099)), ..TenantLimits::default() };
     let mut kept = 0;
     let mut tasks = JoinSet::new();
     for number in 0..100 {
-        let (catalog, limits) = (store.catalog.clone(), limits.clone());
+        let (catalog, limits) = (store.replica(number), limits.clone());
         tasks.spawn(async move {
             let upload = new_upload(acme, &key_number(number), in_ms(60_000));
             catalog.begin_upload(upload, NOW).await.unwrap().unwrap();
@@ -113,9 +115,7 @@ async fn a_quota_for_ten_takes_exactly_ten_of_a_hundred() {
     assert_eq!(store.catalog.check_books().await.unwrap(), []);
 }
 
-#[tokio::test]
-async fn a_price_that_rises_during_an_upload_is_for_the_next() {
-    let store = Store::new();
+async fn a_price_that_rises_during_an_upload_is_for_the_next(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     sql(&store, PRICES);
     top_up(&store, 100);
@@ -130,9 +130,9 @@ async fn a_price_that_rises_during_an_upload_is_for_the_next() {
     assert_eq!((short.price, short.available), (Money(180), Money(85)));
 }
 
-#[tokio::test]
-async fn the_price_of_a_purpose_goes_before_that_of_all_and_an_unknown_purpose_holds_the_dearest() {
-    let store = Store::new();
+async fn the_price_of_a_purpose_goes_before_that_of_all_and_an_unknown_purpose_holds_the_dearest(
+    store: Store,
+) {
     let (acme, _) = store.account("acme", 1).await;
     sql(&store, PRICES);
     sql(
@@ -154,9 +154,7 @@ async fn the_price_of_a_purpose_goes_before_that_of_all_and_an_unknown_purpose_h
     assert_eq!(money(&store), (97, 5));
 }
 
-#[tokio::test]
-async fn a_day_of_storage_is_charged_once_and_may_be_owed() {
-    let store = Store::new();
+async fn a_day_of_storage_is_charged_once_and_may_be_owed(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     sql(&store, "INSERT INTO prices VALUES ('files.storage', '', 'gib_day', 1000)");
     top_up(&store, 1_500);
@@ -175,14 +173,14 @@ async fn a_day_of_storage_is_charged_once_and_may_be_owed() {
     assert_eq!(store.catalog.check_books().await.unwrap(), []);
 }
 
-#[tokio::test]
-async fn the_ledger_is_append_only_and_a_cooked_book_is_found() {
-    let store = Store::new();
+async fn the_ledger_is_append_only_and_a_cooked_book_is_found(store: Store) {
     store.account("acme", 1).await;
     top_up(&store, 100);
-    let connection = Connection::open(store.catalog.path()).unwrap();
-    for statement in ["UPDATE ledger SET amount = 1", "DELETE FROM ledger"] {
-        let refused = connection.execute(statement, []).unwrap_err().to_string();
+    let truncate = store.catalog.is_shared().then_some("TRUNCATE ledger");
+    for statement in
+        ["UPDATE ledger SET amount = 1", "DELETE FROM ledger"].into_iter().chain(truncate)
+    {
+        let refused = store.try_sql(statement).unwrap_err();
         assert!(refused.contains("append-only"), "{refused}");
     }
     sql(&store, "UPDATE accounts SET balance = 5, held = 1");
@@ -192,9 +190,7 @@ async fn the_ledger_is_append_only_and_a_cooked_book_is_found() {
     assert_eq!(found, [("balance", 5, 100), ("held", 1, 0)]);
 }
 
-#[tokio::test]
-async fn the_same_idempotency_key_commits_once() {
-    let store = Store::new();
+async fn the_same_idempotency_key_commits_once(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let first =
         FirstAnswer { owner: "account:1".to_owned(), key: "k".to_owned(), fingerprint: [1; 32] };
@@ -215,30 +211,21 @@ async fn the_same_idempotency_key_commits_once() {
     assert_eq!(store.catalog.forget_answers(next_day, 10).await.unwrap(), 1);
 }
 
-#[tokio::test]
-async fn a_delete_leaves_a_receipt_that_the_purge_completes() {
-    let store = Store::new();
+async fn a_delete_leaves_a_receipt_that_the_purge_completes(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let file = store.upload(acme, 9, b"hello").await;
     let deleted = store.catalog.delete_file(acme, KEY, file.file_id, vec![], NOW).await.unwrap();
     assert_eq!(deleted, DeleteOutcome::Deleted);
-    let receipt = || {
-        let connection = Connection::open(store.catalog.path()).unwrap();
-        connection
-            .query_row("SELECT cause, bytes, deleted_at, purged_at FROM receipts", [], |row| {
-                Ok((
-                    row.get::<_, String>(0)?,
-                    row.get::<_, i64>(1)?,
-                    row.get::<_, i64>(2)?,
-                    row.get::<_, Option<i64>>(3)?,
-                ))
-            })
-            .unwrap()
+    let receipt = || store.rows("SELECT cause, bytes, deleted_at, purged_at FROM receipts");
+    let expected = |purged_at: Option<i64>| {
+        let columns = ["client".to_owned(), "5".to_owned(), NOW.0.to_string()].map(Some);
+        let purged_at = purged_at.map(|at| at.to_string());
+        vec![columns.into_iter().chain([purged_at]).collect::<Vec<_>>()]
     };
-    assert_eq!(receipt(), ("client".to_owned(), 5, NOW.0, None));
-    let jobs = store.catalog.due_jobs(NOW, 10).await.unwrap();
+    assert_eq!(receipt(), expected(None));
+    let jobs = store.catalog.claim_jobs(NOW, 10, LEASE).await.unwrap();
     store.catalog.finish_jobs(vec![jobs[0].job_id], in_ms(9)).await.unwrap();
-    assert_eq!(receipt().3, Some(NOW.0 + 9));
+    assert_eq!(receipt(), expected(Some(NOW.0 + 9)));
 }
 
 /// What may happen to an account, in any order.
@@ -370,30 +357,46 @@ async fn take(store: &mut Store, acme: AccountId, model: &mut Model, step: Step)
         }
         // What a kill leaves of a catalog is what a new process opens.
         Step::Crash => {
-            let (catalog, _) = open(store.home.path());
-            store.catalog = catalog;
+            store.catalog = store.reopened().await;
         }
     }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..60)
+}
+
+async fn follow(mut store: Store, steps: Vec<Step>) {
+    let (acme, _) = store.account("acme", 1).await;
+    sql(&store, PRICES);
+    let mut model = Model::default();
+    for step in steps {
+        take(&mut store, acme, &mut model, step).await;
+        assert_eq!(money(&store), (model.balance, model.held()));
+    }
+    assert_eq!(store.catalog.check_books().await.unwrap(), []);
+    let counts = store.catalog.counts().await.unwrap();
+    assert_eq!(counts.files as usize, model.files.len());
+}
+
+fn block_on(future: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(future);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn the_books_balance_after_any_sequence(steps in prop::collection::vec(step(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut store = Store::new();
-            let (acme, _) = store.account("acme", 1).await;
-            sql(&store, PRICES);
-            let mut model = Model::default();
-            for step in steps {
-                take(&mut store, acme, &mut model, step).await;
-                assert_eq!(money(&store), (model.balance, model.held()));
-            }
-            assert_eq!(store.catalog.check_books().await.unwrap(), []);
-            let counts = store.catalog.counts().await.unwrap();
-            assert_eq!(counts.files as usize, model.files.len());
-        });
+    fn the_books_balance_after_any_sequence(steps in steps()) {
+        block_on(async { follow(Store::on_sqlite(), steps).await });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn the_books_of_postgres_balance_after_any_sequence(steps in steps()) {
+        block_on(async { follow(Store::on_postgres().await, steps).await });
     }
 }

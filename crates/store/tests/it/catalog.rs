@@ -3,14 +3,26 @@
 use std::time::Duration;
 
 use filegate_store::catalog::KeySelector;
-use filegate_store::{DeleteOutcome, StoreError};
+use filegate_store::{CommitOutcome, DeleteOutcome, StoreError};
 use filegate_types::{Call, KeyHash, KeyId, UnixMillis};
 
-use crate::support::{NOW, Store, blob_key, in_ms, new_file, new_upload, open};
+use crate::support::{LEASE, NOW, Store, blob_key, in_ms, new_file, new_upload, on_both};
 
-#[tokio::test]
-async fn an_upload_becomes_a_file_of_its_account_alone() {
-    let store = Store::new();
+on_both!(
+    an_upload_becomes_a_file_of_its_account_alone,
+    ids_that_clash_are_drawn_again,
+    lists_page_by_purpose,
+    a_delete_hides_at_once_and_leaves_a_purge_job,
+    an_upload_that_was_reaped_cannot_commit,
+    expired_files_are_gone_before_the_expirer_comes,
+    keys_stop_at_revocation_and_expiry,
+    a_second_process_sees_and_makes_changes,
+    changes_are_made_although_their_caller_is_gone,
+    many_at_once_all_commit,
+    settings_are_made_once,
+);
+
+async fn an_upload_becomes_a_file_of_its_account_alone(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let (other, _) = store.account("other", 2).await;
     let file = store.upload(acme, 9, b"hello").await;
@@ -29,9 +41,7 @@ async fn an_upload_becomes_a_file_of_its_account_alone() {
     assert_eq!(store.catalog.list(acme, vec![], None, 10, NOW).await.unwrap(), [file]);
 }
 
-#[tokio::test]
-async fn ids_that_clash_are_drawn_again() {
-    let store = Store::new();
+async fn ids_that_clash_are_drawn_again(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let mut ids = Vec::new();
     // Every upload has the same eight random draws and the same clock.
@@ -46,9 +56,7 @@ async fn ids_that_clash_are_drawn_again() {
     assert_eq!(ids.len(), 40);
 }
 
-#[tokio::test]
-async fn lists_page_by_purpose() {
-    let store = Store::new();
+async fn lists_page_by_purpose(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     for seed in 0..6 {
         let key = blob_key(seed);
@@ -79,9 +87,7 @@ async fn lists_page_by_purpose() {
     assert!(store.catalog.list(acme, other, None, 99, NOW).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn a_delete_hides_at_once_and_leaves_a_purge_job() {
-    let store = Store::new();
+async fn a_delete_hides_at_once_and_leaves_a_purge_job(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let file = store.upload(acme, 1, b"bytes").await;
     let other = vec!["prompt_audio".parse().unwrap()];
@@ -91,19 +97,17 @@ async fn a_delete_hides_at_once_and_leaves_a_purge_job() {
     assert_eq!(delete(vec![]).await.unwrap(), DeleteOutcome::NotFound);
     assert_eq!(store.catalog.file(acme, file.file_id, NOW).await.unwrap(), None);
 
-    let jobs = store.catalog.due_jobs(NOW, 10).await.unwrap();
+    let jobs = store.catalog.claim_jobs(NOW, 10, LEASE).await.unwrap();
     assert_eq!(jobs.len(), 1);
     assert_eq!(jobs[0].target, file.blob_key.as_str());
     store.catalog.postpone_job(jobs[0].job_id, in_ms(50), "disk".to_owned()).await.unwrap();
-    assert!(store.catalog.due_jobs(in_ms(49), 10).await.unwrap().is_empty());
-    assert_eq!(store.catalog.due_jobs(in_ms(50), 10).await.unwrap()[0].attempts, 1);
+    assert!(store.catalog.claim_jobs(in_ms(49), 10, LEASE).await.unwrap().is_empty());
+    assert_eq!(store.catalog.claim_jobs(in_ms(50), 10, LEASE).await.unwrap()[0].attempts, 1);
     store.catalog.finish_jobs(vec![jobs[0].job_id], NOW).await.unwrap();
-    assert!(store.catalog.due_jobs(in_ms(99), 10).await.unwrap().is_empty());
+    assert!(store.catalog.claim_jobs(in_ms(99), 10, LEASE).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn an_upload_that_was_reaped_cannot_commit() {
-    let store = Store::new();
+async fn an_upload_that_was_reaped_cannot_commit(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let key = blob_key(1);
     store.begin(acme, &key, in_ms(1_000)).await;
@@ -114,13 +118,11 @@ async fn an_upload_that_was_reaped_cannot_commit() {
     let sum = store.land(&key, b"late").await;
     let result = store.catalog.commit_upload(acme, new_file(key.clone(), sum), NOW).await;
     assert!(matches!(result, Err(StoreError::LeaseLost)), "{result:?}");
-    assert_eq!(store.catalog.due_jobs(NOW, 10).await.unwrap()[0].target, key.as_str());
+    assert_eq!(store.catalog.claim_jobs(NOW, 10, LEASE).await.unwrap()[0].target, key.as_str());
     assert_eq!(store.catalog.counts().await.unwrap().files, 0);
 }
 
-#[tokio::test]
-async fn expired_files_are_gone_before_the_expirer_comes() {
-    let store = Store::new();
+async fn expired_files_are_gone_before_the_expirer_comes(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let key = blob_key(1);
     store.begin(acme, &key, in_ms(1_000)).await;
@@ -132,12 +134,10 @@ async fn expired_files_are_gone_before_the_expirer_comes() {
     assert!(store.catalog.list(acme, vec![], None, 9, in_ms(500)).await.unwrap().is_empty());
     assert_eq!(store.catalog.expire_due(in_ms(499), 10).await.unwrap(), 0);
     assert_eq!(store.catalog.expire_due(in_ms(500), 10).await.unwrap(), 1);
-    assert_eq!(store.catalog.due_jobs(in_ms(500), 10).await.unwrap().len(), 1);
+    assert_eq!(store.catalog.claim_jobs(in_ms(500), 10, LEASE).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn keys_stop_at_revocation_and_expiry() {
-    let store = Store::new();
+async fn keys_stop_at_revocation_and_expiry(store: Store) {
     let (acme, key) = store.account("acme", 1).await;
     let (again, second) = store.account("acme", 2).await;
     assert_eq!(acme, again);
@@ -155,40 +155,41 @@ async fn keys_stop_at_revocation_and_expiry() {
     assert!(auth(second.hash()).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn a_second_process_sees_and_makes_changes() {
-    let store = Store::new();
-    let (beside, _) = open(store.home.path());
+async fn a_second_process_sees_and_makes_changes(store: Store) {
+    let beside = store.reopened().await;
     let (_, key) = store.account("acme", 7).await;
     assert!(beside.authenticate(key.hash(), Call::List, NOW).await.unwrap().is_some());
     beside.revoke_key(KeySelector::Hash(key.hash()), NOW).await.unwrap();
     assert!(store.catalog.authenticate(key.hash(), Call::List, NOW).await.unwrap().is_none());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn changes_are_made_although_their_caller_is_gone() {
-    let store = Store::new();
+async fn changes_are_made_although_their_caller_is_gone(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     for seed in 0..50 {
         let begin =
             store.catalog.begin_upload(new_upload(acme, &blob_key(seed), in_ms(1_000)), NOW);
         let _cut = tokio::time::timeout(Duration::ZERO, begin).await;
     }
-    // Whatever was queued is made before this change, which queues behind it.
-    store.account("later", 2).await;
+    store.settled().await;
     let uploads = store.catalog.counts().await.unwrap().uploads;
     let reaped = store.catalog.reap_uploads(UnixMillis(i64::MAX), NOW, 100).await.unwrap();
     assert_eq!(reaped as u64, uploads);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn many_at_once_all_commit() {
-    let store = std::sync::Arc::new(Store::new());
+async fn many_at_once_all_commit(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let mut tasks = tokio::task::JoinSet::new();
     for seed in 0..100u8 {
-        let store = std::sync::Arc::clone(&store);
-        tasks.spawn(async move { store.upload(acme, seed, &[seed]).await });
+        let (catalog, key) = (store.replica(seed.into()), blob_key(seed));
+        let sum = store.land(&key, &[seed]).await;
+        tasks.spawn(async move {
+            let upload = new_upload(acme, &key, in_ms(60_000));
+            catalog.begin_upload(upload, NOW).await.unwrap().unwrap();
+            match catalog.commit_upload(acme, new_file(key, sum), NOW).await.unwrap() {
+                CommitOutcome::Committed(file) => *file,
+                other => panic!("{other:?}"),
+            }
+        });
     }
     let files = tasks.join_all().await;
     let mut ids: Vec<_> = files.iter().map(|f| f.file_id).collect();
@@ -198,9 +199,7 @@ async fn many_at_once_all_commit() {
     assert_eq!(store.catalog.counts().await.unwrap().files, 100);
 }
 
-#[tokio::test]
-async fn settings_are_made_once() {
-    let store = Store::new();
+async fn settings_are_made_once(store: Store) {
     assert_eq!(store.catalog.meta("secret").await.unwrap(), None);
     let first = store.catalog.meta_init("secret", b"one".to_vec()).await.unwrap();
     let second = store.catalog.meta_init("secret", b"two".to_vec()).await.unwrap();

@@ -4,9 +4,17 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use filegate_store::fsck::{Options, Report, fsck};
+use filegate_store::{Blobs, S3Options};
+use filegate_testkit::s3::S3Server;
 use filegate_types::BlobKey;
 
-use crate::support::{NOW, Store, blob_key, in_ms};
+use crate::support::{NOW, Store, blob_key, in_ms, on_both};
+
+on_both!(
+    a_sound_store_is_clean,
+    damage_is_named_marked_and_unmarked,
+    orphans_are_removed_and_uploads_in_flight_are_not,
+);
 
 const LOOK: Options = Options { repair: false, alone: false, digests: true };
 const MEND: Options = Options { repair: true, alone: true, digests: true };
@@ -20,9 +28,7 @@ fn path(store: &Store, key: &BlobKey) -> std::path::PathBuf {
     store.home.path().join("blobs").join(key.shard()).join(key.as_str())
 }
 
-#[tokio::test]
-async fn a_sound_store_is_clean() {
-    let store = Store::new();
+async fn a_sound_store_is_clean(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     for seed in 0..5 {
         store.upload(acme, seed, &vec![seed; 300_000]).await;
@@ -32,9 +38,7 @@ async fn a_sound_store_is_clean() {
     assert_eq!((report.files, report.bytes), (5, 1_500_000));
 }
 
-#[tokio::test]
-async fn damage_is_named_marked_and_unmarked() {
-    let store = Store::new();
+async fn damage_is_named_marked_and_unmarked(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let flipped = store.upload(acme, 1, &[1; 1000]).await;
     let cut = store.upload(acme, 2, &[2; 1000]).await;
@@ -70,9 +74,7 @@ async fn damage_is_named_marked_and_unmarked() {
     assert!(mark(flipped.file_id).await.is_none());
 }
 
-#[tokio::test]
-async fn orphans_are_removed_and_uploads_in_flight_are_not() {
-    let store = Store::new();
+async fn orphans_are_removed_and_uploads_in_flight_are_not(store: Store) {
     let (acme, _) = store.account("acme", 1).await;
     let kept = store.upload(acme, 1, b"kept").await;
     let (flying, orphan) = (blob_key(2), blob_key(3));
@@ -90,4 +92,34 @@ async fn orphans_are_removed_and_uploads_in_flight_are_not() {
     assert!(path(&store, &flying).try_exists().unwrap());
     assert!(path(&store, &kept.blob_key).try_exists().unwrap());
     assert!(run(&store, LOOK).await.is_clean());
+}
+
+#[tokio::test]
+async fn a_store_on_s3_is_checked_and_mended_alike() {
+    let server = S3Server::start_new();
+    let mut store = Store::on_sqlite();
+    let options = S3Options {
+        access_key_id: server.access_key().to_owned(),
+        secret_access_key: server.secret_key().to_owned(),
+        ..S3Options::parse(&server.url("p")).unwrap()
+    };
+    store.blobs = Blobs::s3(options, store.home.path()).unwrap();
+    let (acme, _) = store.account("acme", 1).await;
+    let object = |key: &BlobKey| server.root().join("p").join(key.shard()).join(key.as_str());
+    let flipped = store.upload(acme, 1, &[1; 1000]).await;
+    let lost = store.upload(acme, 2, &[2; 1000]).await;
+    store.upload(acme, 3, &vec![3; 300_000]).await;
+    store.land(&blob_key(4), b"nobody's").await;
+    let file = fs::OpenOptions::new().write(true).open(object(&flipped.blob_key)).unwrap();
+    file.write_all_at(&[9], 500).unwrap();
+    fs::remove_file(object(&lost.blob_key)).unwrap();
+
+    for options in [LOOK, MEND] {
+        let report = run(&store, options).await;
+        assert_eq!((report.files, report.bytes), (3, 302_000 - 1000));
+        assert_eq!((report.damaged, report.missing), (vec![flipped.file_id], vec![lost.file_id]));
+        assert_eq!((report.orphans, report.orphan_bytes), (vec![blob_key(4)], 8));
+    }
+    let report = run(&store, LOOK).await;
+    assert!(report.orphans.is_empty() && server.objects("p").len() == 2, "{report:?}");
 }

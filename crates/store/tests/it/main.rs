@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
+mod admin;
 mod blobs;
 mod books;
 mod catalog;
 mod fsck;
+mod postgres;
 mod support;

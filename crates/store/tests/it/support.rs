@@ -1,10 +1,14 @@
 //! An opened store in a temporary directory, and short ways to fill it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use filegate_store::{
-    BlobSum, Blobs, Caller, Catalog, CommitOutcome, DataDir, KeyDraft, NewFile, NewUpload, Reserve,
+    BlobSum, Blobs, Caller, Catalog, CommitOutcome, DataDir, KeyDraft, NewFile, NewUpload,
+    PostgresOptions, Reserve,
 };
+use filegate_testkit::postgres::{Postgres, query};
+use filegate_testkit::server::eventually;
 use filegate_types::units::Bytes;
 use filegate_types::{
     AccountId, BlobKey, Call, FileRecord, FileState, KeyId, PlainKey, Scopes, TenantLimits,
@@ -13,17 +17,112 @@ use filegate_types::{
 
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
+/// How long a job may take in these tests.
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
+
+/// Each test named, on both databases.
+macro_rules! on_both {
+    ($($name:ident,)+) => {
+        mod sqlite {
+            use crate::support::Store;
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(Store::on_sqlite()).await;
+                }
+            )+
+        }
+        mod postgres {
+            use crate::support::Store;
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name(Store::on_postgres().await).await;
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// A store with what is beside it. On PostgreSQL there are two replicas; what runs in parallel goes
+/// through both, see [`Store::replica`].
 pub(crate) struct Store {
     pub(crate) home: tempfile::TempDir,
     pub(crate) catalog: Catalog,
+    pub(crate) beside: Catalog,
     pub(crate) blobs: Blobs,
+    database: Option<(Postgres, String)>,
 }
 
 impl Store {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn on_sqlite() -> Self {
         let home = tempfile::tempdir().unwrap();
         let (catalog, blobs) = open(home.path());
-        Self { home, catalog, blobs }
+        Self { home, beside: catalog.clone(), catalog, blobs, database: None }
+    }
+
+    pub(crate) async fn on_postgres() -> Self {
+        Self::in_cluster(Postgres::new()).await
+    }
+
+    pub(crate) async fn in_cluster(cluster: Postgres) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let blobs = Blobs::local(&DataDir::open(home.path()).unwrap());
+        let url = cluster.database();
+        let catalog = Catalog::connect(options(&url)).await.unwrap();
+        let beside = Catalog::connect(options(&url)).await.unwrap();
+        Self { home, catalog, beside, blobs, database: Some((cluster, url)) }
+    }
+
+    /// The replica that the n-th call goes to.
+    pub(crate) fn replica(&self, n: u64) -> Catalog {
+        if n.is_multiple_of(2) { self.catalog.clone() } else { self.beside.clone() }
+    }
+
+    /// What a new process opens.
+    pub(crate) async fn reopened(&self) -> Catalog {
+        match &self.database {
+            None => open(self.home.path()).0,
+            Some((_, url)) => Catalog::connect(options(url)).await.unwrap(),
+        }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.database.as_ref().expect("it is on PostgreSQL").1
+    }
+
+    pub(crate) fn cluster(&mut self) -> &mut Postgres {
+        &mut self.database.as_mut().expect("it is on PostgreSQL").0
+    }
+
+    /// Returns when every change whose caller is gone has been made.
+    pub(crate) async fn settled(&self) {
+        match &self.database {
+            // It queues behind them.
+            None => self.catalog.meta_set("settled", vec![]).await.unwrap(),
+            Some((_, url)) => eventually("no transaction is open", || {
+                let others = "SELECT count(*) FROM pg_stat_activity
+                              WHERE datname = current_database() AND pid <> pg_backend_pid()
+                                AND state <> 'idle'";
+                (query(url, others).unwrap()[0][0].as_deref() == Some("0")).then_some(())
+            }),
+        }
+    }
+
+    /// Rows as text.
+    pub(crate) fn rows(&self, select: &str) -> Vec<Vec<Option<String>>> {
+        self.try_sql(select).unwrap()
+    }
+
+    /// Runs statements as somebody would who goes around the catalog.
+    pub(crate) fn try_sql(&self, statements: &str) -> Result<Vec<Vec<Option<String>>>, String> {
+        if let Some((_, url)) = &self.database {
+            return query(url, statements);
+        }
+        let connection = rusqlite::Connection::open(self.catalog.path().unwrap()).unwrap();
+        connection.busy_timeout(Duration::from_secs(5)).unwrap();
+        sqlite_rows(&connection, statements).map_err(|error| error.to_string())
     }
 
     pub(crate) async fn account(&self, name: &str, seed: u8) -> (AccountId, PlainKey) {
@@ -74,11 +173,42 @@ pub(crate) fn open(path: &std::path::Path) -> (Catalog, Blobs) {
     (Catalog::open(&dir, reserve).unwrap(), Blobs::local(&dir))
 }
 
+pub(crate) fn options(url: &str) -> PostgresOptions {
+    PostgresOptions {
+        url: url.to_owned(),
+        connections: 6,
+        connect_timeout: Duration::from_secs(5),
+        statement_timeout: Duration::from_secs(10),
+        wait: Duration::from_mins(1),
+    }
+}
+
+fn sqlite_rows(
+    connection: &rusqlite::Connection,
+    statements: &str,
+) -> rusqlite::Result<Vec<Vec<Option<String>>>> {
+    let Ok(mut statement) = connection.prepare(statements) else {
+        connection.execute_batch(statements)?;
+        return Ok(vec![]);
+    };
+    if statement.column_count() == 0 {
+        drop(statement);
+        connection.execute_batch(statements)?;
+        return Ok(vec![]);
+    }
+    let columns = statement.column_count();
+    let text = |value: rusqlite::types::Value| match value {
+        rusqlite::types::Value::Null => None,
+        rusqlite::types::Value::Integer(number) => Some(number.to_string()),
+        rusqlite::types::Value::Text(text) => Some(text),
+        other => Some(format!("{other:?}")),
+    };
+    statement.query_map([], |row| (0..columns).map(|i| row.get(i).map(text)).collect())?.collect()
+}
+
 /// Changes rows as an operator would, but without the operator's door.
-pub(crate) fn sql(store: &Store, statement: &str) {
-    let connection = rusqlite::Connection::open(store.catalog.path()).unwrap();
-    connection.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
-    connection.execute_batch(statement).unwrap();
+pub(crate) fn sql(store: &Store, statements: &str) {
+    store.try_sql(statements).unwrap();
 }
 
 pub(crate) fn in_ms(ms: i64) -> UnixMillis {

@@ -41,6 +41,8 @@ pub enum Fault {
     Reset,
     /// It is done, and the connection ends before the answer.
     LoseAnswer,
+    /// It is done, and there is no answer for as long as the client waits.
+    StallAnswer,
     /// There is no answer for as long as the client waits.
     Stall,
     /// The body comes in small pieces with a pause before each.

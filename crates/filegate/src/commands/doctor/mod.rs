@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use filegate_server::Stores;
 use filegate_server::config::Config;
 use filegate_store::{Catalog, Keeps};
 use filegate_types::{Clock as _, SystemClock};
@@ -105,13 +106,15 @@ pub(crate) fn run(args: &DoctorArgs, printer: &Printer) -> Result<Exit, Failure>
 
 /// What is asked over sockets, and the catalog wherever it is.
 async fn check_services(config: &Config, found: &mut Findings) {
+    let there = replicas::check_database(config, found).await;
     // That an embedded store is not there yet was said.
-    if !config.keeps_here().rows || config.data_dir.join("catalog.db").try_exists().unwrap_or(true)
-    {
-        if let Some(stores) = replicas::check_stores(config, found).await {
-            check_catalog(&stores.catalog, found).await;
+    if there && Stores::refuse_absent(config).is_ok() {
+        match Stores::open(config).await {
+            Ok(stores) => check_catalog(&stores.catalog, found).await,
+            Err(error) => found.fail("catalog", format!("{:#}", anyhow::Error::from(error))),
         }
     }
+    replicas::check_bucket(config, found).await;
     replicas::check_redis(config, found).await;
 }
 

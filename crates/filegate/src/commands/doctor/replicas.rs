@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use filegate_server::config::{Config, LimitFailure};
 use filegate_server::{RedisFacts, Stores};
-use filegate_store::{LifecycleRule, PostgresFacts, S3Blobs, StoreError};
+use filegate_store::{Blobs, LifecycleRule, PostgresFacts, S3Blobs, StoreError};
 use filegate_types::{BlobKey, Clock as _, SystemClock};
 
 use super::Findings;
@@ -18,28 +18,35 @@ const REDIS_SLOW: Duration = Duration::from_millis(50);
 /// PUTs of a few bytes that take longer make every upload slow.
 const PUT_SLOW: Duration = Duration::from_millis(500);
 
-/// The stores that are elsewhere; gives them, if they can be opened.
-pub(super) async fn check_stores(config: &Config, found: &mut Findings) -> Option<Stores> {
-    let stores = match Stores::open_existing(config).await {
-        Ok(stores) => stores,
-        Err(error) => {
-            let subject = if config.is_replicated() { "database" } else { "catalog" };
-            found.fail(subject, format!("{}; {}", words(&error), remedy(&error)));
-            return None;
+/// The database, if there is one: asked without a change to it. Says whether the catalog can be looked at.
+pub(super) async fn check_database(config: &Config, found: &mut Findings) -> bool {
+    if !config.is_replicated() {
+        return true;
+    }
+    match PostgresFacts::of(Stores::postgres_options(config)).await {
+        Ok(facts) => {
+            tell_database(config, &facts, found);
+            // To open an older schema is to migrate it, which is for `serve` to do.
+            facts.schema >= Some(facts.schema_known)
         }
-    };
-    match stores.catalog.postgres_facts().await {
-        Ok(Some(facts)) => check_database(config, &facts, found),
-        Ok(None) => {}
-        Err(error) => found.fail("database", format!("{}; {}", words(&error), remedy(&error))),
+        Err(error) => {
+            found.fail("database", format!("{}; {}", words(&error), remedy(&error)));
+            false
+        }
     }
-    if let Some(bucket) = stores.blobs.as_s3() {
-        check_bucket(config, bucket, found).await;
-    }
-    Some(stores)
 }
 
-fn check_database(config: &Config, facts: &PostgresFacts, found: &mut Findings) {
+/// The bucket, if there is one.
+pub(super) async fn check_bucket(config: &Config, found: &mut Findings) {
+    let Ok(Some(options)) = config.s3_options() else { return };
+    match Blobs::s3(options, &config.data_dir.join("tmp")) {
+        Ok(Blobs::S3(bucket)) => ask_bucket(config, &bucket, found).await,
+        Ok(Blobs::Local(_)) => {}
+        Err(error) => found.fail("bucket", format!("{}; correct blob_url or [s3]", words(&error))),
+    }
+}
+
+fn tell_database(config: &Config, facts: &PostgresFacts, found: &mut Findings) {
     if facts.version_number < POSTGRES_MIN {
         let text = format!("PostgreSQL {}: use 14 or later", facts.version);
         found.fail("database", text);
@@ -47,14 +54,20 @@ fn check_database(config: &Config, facts: &PostgresFacts, found: &mut Findings) 
         let text = "it cannot be written to, a standby perhaps: name the primary in database_url";
         found.fail("database", text);
     } else {
-        let schema = facts.schema.unwrap_or_default();
-        let text = match schema.cmp(&facts.schema_known) {
-            std::cmp::Ordering::Greater => {
-                " of a newer filegate, which this one still understands: go on with the upgrade"
+        let schema = match facts.schema {
+            None => "nothing in it yet".to_owned(),
+            Some(version) if version > facts.schema_known => {
+                format!("schema {version} of a newer filegate: go on with the upgrade")
             }
-            _ => "",
+            Some(version) if version < facts.schema_known => {
+                format!(
+                    "schema {version}, which `serve` of this filegate brings to {}",
+                    facts.schema_known
+                )
+            }
+            Some(version) => format!("schema {version}"),
         };
-        found.ok("database", format!("PostgreSQL {}, schema {schema}{text}", facts.version));
+        found.ok("database", format!("PostgreSQL {}, {schema}", facts.version));
     }
     if !facts.durable {
         found.fail(
@@ -84,7 +97,7 @@ fn check_database(config: &Config, facts: &PostgresFacts, found: &mut Findings) 
     check_skew("database clock", facts.clock.0, found);
 }
 
-async fn check_bucket(config: &Config, bucket: &S3Blobs, found: &mut Findings) {
+async fn ask_bucket(config: &Config, bucket: &S3Blobs, found: &mut Findings) {
     let now = SystemClock.now();
     let random = filegate_server::random_id();
     let mut bits = [0; 10];

@@ -158,3 +158,68 @@ impl HttpConnector for Connector {
         Ok(HttpClient::new(client))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use object_store::path::Path;
+    use object_store::signer::{Method, Signer as _};
+
+    use super::*;
+
+    fn options(url: &str) -> S3Options {
+        S3Options {
+            access_key_id: "key".to_owned(),
+            secret_access_key: "secret".to_owned(),
+            ..S3Options::parse(url).unwrap()
+        }
+    }
+
+    async fn url_of(options: &S3Options) -> String {
+        let bucket = clients(options).unwrap().bucket;
+        let life = Duration::from_mins(1);
+        let url = bucket.signed_url(Method::GET, &Path::from("a/b"), life).await.unwrap();
+        url.as_str().split_once('?').unwrap().0.to_owned()
+    }
+
+    #[tokio::test]
+    async fn the_bucket_is_in_the_path_or_in_the_host() {
+        let own = "s3://files?endpoint=http://store.example:3900&region=garage";
+        for (url, in_path, in_host) in [
+            (own, "http://store.example:3900/files/a/b", "http://files.store.example:3900/a/b"),
+            (
+                "s3://files?region=eu-west-1",
+                "https://s3.eu-west-1.amazonaws.com/files/a/b",
+                "https://files.s3.eu-west-1.amazonaws.com/a/b",
+            ),
+        ] {
+            assert_eq!(url_of(&options(url)).await, in_path);
+            let host_style = S3Options { path_style: false, ..options(url) };
+            assert_eq!(url_of(&host_style).await, in_host);
+        }
+    }
+
+    #[tokio::test]
+    async fn every_way_of_encryption_is_understood() {
+        for (sse, key) in [
+            ("", ""),
+            ("AES256", ""),
+            ("aws:kms", ""),
+            ("aws:kms", "arn:aws:kms:us-east-1:1:key/2"),
+            ("aws:kms:dsse", ""),
+        ] {
+            let options = S3Options {
+                sse: sse.to_owned(),
+                sse_kms_key: key.to_owned(),
+                checksum: S3Checksum::None,
+                ..options("s3://files")
+            };
+            options.check(1).unwrap();
+            clients(&options).unwrap();
+        }
+    }
+
+    #[test]
+    fn without_a_key_the_role_is_asked_when_it_is_needed() {
+        clients(&S3Options::parse("s3://files").unwrap()).unwrap();
+    }
+}

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use filegate_types::BlobKey;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use object_store::client::HttpError;
 use object_store::{Error, GetOptions, GetRange, ObjectStore as _};
 
 use super::S3Blobs;
@@ -117,12 +118,20 @@ async fn get(
         Ok(_) | Err(Error::NotFound { .. }) => Err(damaged()),
         Err(error) => {
             // A range outside of a shorter object is refused with an error of many meanings.
-            if blobs.length(key).await.is_ok_and(|found| found != Some(total)) {
+            if was_answered(&error)
+                && blobs.length(key).await.is_ok_and(|found| found != Some(total))
+            {
                 return Err(damaged());
             }
             Err(StoreError::unavailable(OPERATION, error))
         }
     }
+}
+
+/// Whether the store said something, and not the network.
+fn was_answered(error: &Error) -> bool {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    !causes.any(|cause| cause.downcast_ref::<HttpError>().is_some())
 }
 
 /// A stretch of an object. When the connection breaks it goes on from the byte it had reached.

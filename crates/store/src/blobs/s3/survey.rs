@@ -263,6 +263,8 @@ fn of_words(what: &'static str, status: u16, words: &str) -> S3Fault {
     {
         S3Fault::WrongRegion(said)
     } else if has(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"])
+        // Garage's words, under AccessDenied.
+        || has(&["Invalid signature", "No such key"])
     {
         S3Fault::WrongKey(said)
     } else if matches!(status, 401 | 403) {
@@ -280,6 +282,7 @@ fn shown(status: u16, words: &str) -> String {
         _ if words.is_empty() => format!("HTTP {status}"),
         _ => words.to_owned(),
     };
+    let said = said.replace("&apos;", "'").replace("&quot;", "\"").replace("&amp;", "&");
     said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_MAX).collect()
 }
 
@@ -380,6 +383,8 @@ mod tests {
         ] {
             assert_eq!(of(status, code), fault(said(code)), "{code}");
         }
+        let garage = "<Code>AccessDenied</Code><Message>Forbidden: Invalid signature</Message>";
+        assert!(matches!(of_words("x", 403, garage), S3Fault::WrongKey(_)));
         assert_eq!(of_words("x", 502, ""), S3Fault::Failed("x", "HTTP 502".to_owned()));
     }
 }

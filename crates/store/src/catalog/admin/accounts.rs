@@ -1,6 +1,5 @@
 //! Accounts.
 
-use crate::catalog::sql::{Connection, OptionalExtension as _};
 use filegate_types::{AccountId, AccountSettings, Money, TenantLimits, UnixMillis};
 use serde::Serialize;
 use serde_json::Value;
@@ -8,6 +7,7 @@ use serde_json::Value;
 use super::view::{Cursor, Kind, View, text};
 use super::{Applied, Listed, Page, Refusal, Stop};
 use crate::catalog::books::{self, Entry};
+use crate::catalog::sql::{Connection, OptionalExtension as _};
 
 /// An account to be made.
 #[derive(Debug, Clone)]

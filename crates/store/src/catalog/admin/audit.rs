@@ -1,9 +1,8 @@
 //! Who did what.
 
-use crate::catalog::sql::{self, Connection};
-
 use super::view::{Cursor, Kind, View, text};
 use super::{AdminCall, Applied, Listed, Page, Stop};
+use crate::catalog::sql::{self, Connection};
 
 const VIEW: View = View {
     columns: &[

@@ -1,13 +1,12 @@
 //! Files and receipts, whoever they belong to.
 
-use crate::catalog::sql::Value as Sql;
-use crate::catalog::sql::{Connection, OptionalExtension as _};
 use filegate_types::{FileState, UnixMillis};
 use serde_json::{Value, json};
 
 use super::view::{Cursor, Kind, View, text};
 use super::{Applied, Listed, Page, Refusal, Stop, accounts, keys, ledger};
 use crate::catalog::files::{self, DeleteCause};
+use crate::catalog::sql::{Connection, OptionalExtension as _, Value as Sql};
 
 /// Which files are looked for. What is absent does not matter.
 #[derive(Debug, Clone, Default)]

@@ -1,10 +1,10 @@
 //! Work that waits.
 
-use crate::catalog::sql::Connection;
 use filegate_types::UnixMillis;
 
 use super::view::{Cursor, Kind, View};
 use super::{Applied, Listed, Page, Refusal, Stop};
+use crate::catalog::sql::Connection;
 
 const VIEW: View = View {
     columns: &[

@@ -1,6 +1,5 @@
 //! Keys.
 
-use crate::catalog::sql::{Connection, OptionalExtension as _};
 use filegate_types::{KeyHash, PurposeName, Scopes, TenantLimits, UnixMillis};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -8,6 +7,7 @@ use serde_json::Value;
 use super::accounts::{self, json};
 use super::view::{Cursor, Kind, View, text};
 use super::{Applied, Listed, Page, Refusal, Stop};
+use crate::catalog::sql::{Connection, OptionalExtension as _};
 
 /// What a key may do.
 #[derive(Debug, Clone)]

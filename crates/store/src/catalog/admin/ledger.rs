@@ -1,13 +1,12 @@
 //! Ledger entries that operators make.
 
-use crate::catalog::sql::Value as Sql;
-use crate::catalog::sql::{self, Connection};
 use filegate_types::{Money, UnixMillis};
 
 use super::accounts;
 use super::view::{Cursor, Kind, View, text};
 use super::{Applied, Listed, Page, Refusal, Stop};
 use crate::catalog::books::{self, Entry};
+use crate::catalog::sql::{self, Connection, Value as Sql};
 
 /// The highest balance: far from where sums overflow.
 const BALANCE_MAX: Money = Money(9_000_000_000_000_000);

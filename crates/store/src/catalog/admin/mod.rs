@@ -20,7 +20,6 @@ mod uploads;
 mod usage;
 mod view;
 
-use crate::catalog::sql::{self, Connection};
 use filegate_types::UnixMillis;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,6 +36,7 @@ pub use view::{Listed, Page};
 
 use super::moderation::BlockedList;
 use super::{Catalog, Change, FirstAnswer, KeptAnswer, idempotency, synced};
+use crate::catalog::sql::{self, Connection};
 use crate::error::StoreError;
 
 /// Who asks for a change, and how.

@@ -1,12 +1,12 @@
 //! What moderation refuses.
 
-use crate::catalog::sql::Connection;
 use filegate_types::UnixMillis;
 use serde_json::{Value, json};
 
 use super::view::{Cursor, Kind, View, text};
 use super::{Applied, Listed, Page, Refusal, Stop};
 use crate::catalog::moderation::{self, BlockOutcome, BlockedList};
+use crate::catalog::sql::Connection;
 
 /// Something that is to be refused from now on.
 #[derive(Debug, Clone)]

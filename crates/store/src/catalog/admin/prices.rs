@@ -1,11 +1,11 @@
 //! Prices.
 
-use crate::catalog::sql::Connection;
 use filegate_types::{Call, Money, PriceUnit};
 use serde_json::{Value, json};
 
 use super::view::{Cursor, Kind, View};
 use super::{Applied, Listed, Page, Refusal, Stop};
+use crate::catalog::sql::Connection;
 
 /// A price that is set or removed.
 #[derive(Debug, Clone)]

@@ -1,11 +1,11 @@
 //! Admin tokens.
 
-use crate::catalog::sql::{self, Connection, OptionalExtension as _};
 use filegate_types::{AdminScope, KeyHash, UnixMillis};
 use serde_json::Value;
 
 use super::view::{Cursor, Kind, View};
 use super::{Applied, Listed, Page, Refusal, Stop};
+use crate::catalog::sql::{self, Connection, OptionalExtension as _};
 use crate::catalog::{Catalog, corrupt_column, synced};
 use crate::error::StoreError;
 

@@ -1,11 +1,11 @@
 //! Uploads in progress.
 
-use crate::catalog::sql::Connection;
 use filegate_types::UnixMillis;
 use serde_json::json;
 
 use super::view::{Cursor, Kind, View};
 use super::{Applied, Listed, Page, Refusal, Stop};
+use crate::catalog::sql::Connection;
 use crate::catalog::{jobs, uploads};
 
 const VIEW: View = View {

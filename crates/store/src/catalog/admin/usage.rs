@@ -2,11 +2,9 @@
 
 use std::str::FromStr;
 
-use crate::catalog::sql::Value as Sql;
-use crate::catalog::sql::{self, Connection};
-
 use super::view::{Kind, cut, object, text};
 use super::{Listed, Page, Refusal, Stop, accounts};
+use crate::catalog::sql::{self, Connection, Value as Sql};
 
 /// What calls are summed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,13 +3,14 @@
 //! A [`View`] says once which columns a resource has and how each is written; its SELECT, its pages and
 //! its JSON follow from that. All text of the SQL is ours; values are always bound.
 
-use crate::catalog::sql::{self, Connection, OptionalExtension as _, Row};
-use crate::catalog::sql::{ToValue, Value as Sql};
 use filegate_types::{Money, UnixMillis, hex};
 use serde_json::{Map, Value};
 
 use super::{Refusal, Stop};
 use crate::catalog::corrupt_column;
+use crate::catalog::sql::{
+    self, Connection, Dialect, OptionalExtension as _, Row, ToValue, Value as Sql,
+};
 
 /// Which part of a list.
 #[derive(Debug, Clone, Default)]
@@ -105,10 +106,20 @@ impl View {
     ) -> Result<Listed, Stop> {
         let mut conditions = vec!["TRUE".to_owned()];
         let mut values: Vec<Sql> = Vec::new();
+        let mut order = String::new();
         for (condition, value) in filters {
-            if let Some(value) = value {
-                conditions.push((*condition).to_owned());
-                values.push(value.clone());
+            let Some(value) = value else { continue };
+            values.push(value.clone());
+            match condition.strip_suffix(" = ?") {
+                // As `files::list_sql` does it, for the same reason.
+                Some(account)
+                    if account.ends_with(".account_id") && c.dialect() == Dialect::Postgres =>
+                {
+                    conditions.push(format!("{account} BETWEEN ? AND ?"));
+                    values.push(value.clone());
+                    order = format!("{account} DESC, ");
+                }
+                _ => conditions.push((*condition).to_owned()),
             }
         }
         let after = page.after.as_deref().map(|text| self.after(c, text)).transpose()?;
@@ -124,7 +135,7 @@ impl View {
         }
         values.push(Sql::Integer(i64::from(page.limit) + 1));
         let sql = format!(
-            "{} WHERE {} ORDER BY {column} {direction} LIMIT ?",
+            "{} WHERE {} ORDER BY {order}{column} {direction} LIMIT ?",
             self.select(),
             conditions.join(" AND ")
         );

@@ -212,11 +212,12 @@ impl Postgres {
                 if let Some(limit) = patience {
                     session.take_time(limit).map_err(Failed::Before)?;
                 }
-                let seen = run(c).map_err(Failed::Before)?;
+                let seen = run(c);
                 if patience.is_some() {
+                    // Also after an error: others use the connection next.
                     session.hurry().map_err(Failed::Before)?;
                 }
-                Ok(seen)
+                seen.map_err(Failed::Before)
             });
             looked.map_err(|(Failed::Before(e) | Failed::AtCommit(e))| {
                 StoreError::catalog(operation, e)
@@ -404,8 +405,10 @@ fn migrate(settings: &Settings) -> std::result::Result<(), StoreError> {
         return Ok(());
     }
     c.execute_batch("SET lock_timeout = 0").map_err(migrating)?;
-    c.execute_batch(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK_MIGRATION})"))
-        .map_err(migrating)?;
+    // Of the session, and ended with it. A transaction that waited would still believe what it looked up
+    // before: that there is no schema.
+    c.execute_batch(&format!("SELECT pg_advisory_lock({LOCK_MIGRATION})")).map_err(migrating)?;
+    c.execute_batch("BEGIN").map_err(migrating)?;
     let found = schema(&c).map_err(migrating)?;
     if check_schema(found)? {
         return Ok(());

@@ -103,7 +103,7 @@ fn client(verified: bool, roots: Option<&str>) -> Result<ClientConfig, StoreErro
     let wrong = |what: &str, error: &dyn std::error::Error| {
         StoreError::Unusable(format!("{what} for the TLS of database_url: {error}"))
     };
-    let verifier: Arc<dyn ServerCertVerifier> = if verified {
+    let judge: Arc<dyn ServerCertVerifier> = if verified {
         let of_system = match roots {
             None => Verifier::new(Arc::clone(&provider)),
             Some(path) => {
@@ -121,7 +121,7 @@ fn client(verified: bool, roots: Option<&str>) -> Result<ClientConfig, StoreErro
         .with_safe_default_protocol_versions()
         .map_err(|e| wrong("choosing versions", &e))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(judge)
         .with_no_client_auth())
 }
 

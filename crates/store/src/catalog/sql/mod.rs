@@ -159,6 +159,10 @@ pub(crate) enum Statement<'c> {
     Postgres(&'c Session, tokio_postgres::Statement),
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "parameters are tuples that are made for the call"
+)]
 impl Statement<'_> {
     /// Runs it; says how many rows it changed.
     pub(crate) fn execute(&mut self, params: impl Params) -> Result<usize> {

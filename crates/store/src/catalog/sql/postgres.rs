@@ -13,7 +13,7 @@ use std::fmt::{self, Write as _};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
 use tokio::runtime::{Builder, Runtime};
@@ -25,6 +25,8 @@ use crate::catalog::engine::Tls;
 
 /// Statements that a connection keeps prepared; the catalog has fewer.
 const PREPARED_MAX: usize = 512;
+/// A transaction may take so many times as long as a statement.
+const TRANSACTION_MAX: u32 = 2;
 /// What the server gets on top of its own timeout before its connection is given up.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -60,6 +62,8 @@ pub(crate) struct Session {
     statement_timeout: Duration,
     /// The client's patience with the statement that is waited for.
     patience: Cell<Duration>,
+    /// When the transaction has to be ready for its COMMIT.
+    deadline: Cell<Option<Instant>>,
     /// Whether it cannot be used any more.
     broken: Cell<bool>,
     /// Whether a statement of the transaction has failed.
@@ -127,6 +131,7 @@ impl Session {
             queued: RefCell::default(),
             statement_timeout: settings.statement_timeout,
             patience: Cell::new(settings.statement_timeout + GRACE),
+            deadline: Cell::new(None),
             broken: Cell::new(false),
             failed: Cell::new(false),
             round_trips: Cell::new(0),
@@ -158,7 +163,10 @@ impl Session {
 
     /// Waits for `future`, but not for ever.
     fn wait<T>(&self, future: impl Future<Output = T>) -> Result<T> {
-        let limit = self.patience.get();
+        let mut limit = self.patience.get();
+        if let Some(deadline) = self.deadline.get() {
+            limit = limit.min(deadline.saturating_duration_since(Instant::now()));
+        }
         let runtime = self.runtime.as_ref().expect("it is there until the session is dropped");
         self.round_trips.set(self.round_trips.get() + 1);
         let done = runtime.block_on(async { tokio::time::timeout(limit, future).await });
@@ -276,6 +284,8 @@ impl Session {
     /// Begins a transaction: nothing is sent before its first statement.
     pub(crate) fn begin(&self, relaxed: bool) {
         self.failed.set(false);
+        // A database that answers each statement just in time is as good as one that does not.
+        self.deadline.set(Some(Instant::now() + self.statement_timeout * TRANSACTION_MAX));
         self.queued.borrow_mut().clear();
         self.queue_batch(if relaxed {
             "BEGIN; SET LOCAL synchronous_commit = off".to_owned()
@@ -298,6 +308,8 @@ impl Session {
 
     /// Commits; an error after which the outcome is unknown is told by [`is_uncertain_at_commit`].
     pub(crate) fn commit(&self) -> Result<()> {
+        // However late it is: better to wait than not to know.
+        self.deadline.set(None);
         if self.failed.get() {
             // PostgreSQL would answer COMMIT with a rollback, and no error.
             return Err(Error::Other("a statement of the transaction has failed".to_owned()));
@@ -311,6 +323,7 @@ impl Session {
 
     /// Gives the transaction up.
     pub(crate) fn rollback(&self) {
+        self.deadline.set(None);
         let unsent = self.is_unsent();
         self.queued.borrow_mut().clear();
         if unsent || self.broken.get() {
