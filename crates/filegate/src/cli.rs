@@ -5,7 +5,7 @@ use std::fmt;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    admin, bench, demo, doctor, fsck, get, health, info, ls, migrate, rm, serve, upload,
+    admin, bench, demo, doctor, emulate, fsck, get, health, info, ls, migrate, rm, serve, upload,
 };
 use crate::exit::EXIT_CODES;
 
@@ -93,6 +93,7 @@ pub(crate) enum Command {
     Info(info::InfoArgs),
     Get(get::GetArgs),
     Rm(rm::RmArgs),
+    Emulate(emulate::EmulateArgs),
     Bench(bench::BenchArgs),
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod emulate;
 pub(crate) mod fsck;
 pub(crate) mod get;
 pub(crate) mod health;
@@ -61,6 +62,7 @@ pub(crate) fn run(cli: Cli, printer: &Printer) -> Result<Exit, Failure> {
         Command::Rm(args) => {
             client_command(&global, async |client| rm::run(args, &client, printer).await)
         }
+        Command::Emulate(args) => emulate::run(&args, printer),
         Command::Bench(args) => bench::run(&args, &global, printer),
     }
 }
@@ -91,17 +93,18 @@ fn client(global: &GlobalArgs) -> Result<(Client, Key), Failure> {
     }
     let key = Key::new(secret).map_err(usage)?;
     if global.verbose {
-        log_calls();
+        // A line for every answer.
+        log_to_stderr("filegate_client=debug");
     }
     let config = ClientConfig::new(&global.url, Some(key.clone()));
     Ok((Client::new(&config).map_err(usage)?, key))
 }
 
-/// What `-v` shows: a line on stderr for every answer.
-fn log_calls() {
+/// What `-v` shows, on stderr.
+fn log_to_stderr(filter: &str) {
     // Fails only when one is set already.
     let _set = tracing_subscriber::fmt()
-        .with_env_filter("filegate_client=debug")
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
 mod curl;
+mod emulate;
 mod operations;
 mod packages;
 mod readme;
