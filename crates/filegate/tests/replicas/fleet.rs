@@ -166,10 +166,15 @@ impl Fleet {
             if (rows, held, objects) == (0, 0, files) {
                 return;
             }
-            let jobs: usize = self.look(|replica| replica.value("SELECT count(*) FROM jobs"));
+            let jobs = self.look(|replica| {
+                replica.row(
+                    "SELECT count(*), max(attempts), max(run_at) - CAST(extract(epoch FROM now()) * 1000 AS BIGINT),
+                            max(last_error) FROM jobs",
+                )
+            });
             assert!(
                 started.elapsed() < REAPED_MAX,
-                "left over: {rows} rows, {held} held, {jobs} jobs, {objects} objects for {files} files"
+                "left over: {rows} rows, {held} held, {objects} objects for {files} files; jobs: {jobs:?}"
             );
             thread::sleep(Duration::from_millis(100));
         }

@@ -170,10 +170,11 @@ impl Blobs {
 
     /// As [`purge`](Self::purge), of an upload that was cut off: also the parts that had come to the store.
     pub async fn purge_upload(&self, key: &BlobKey) -> Result<(), StoreError> {
-        if let Self::S3(s3) = self {
-            s3.abort_parts_of(key).await?;
+        self.purge(key).await?;
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::S3(s3) => s3.abort_parts_of(key).await,
         }
-        self.purge(key).await
     }
 
     /// Reads a whole blob and says its length and SHA-256; `None` if it is absent. `pace` is told of

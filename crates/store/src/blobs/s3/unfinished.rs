@@ -19,6 +19,7 @@ const SIGNED_FOR: Duration = Duration::from_mins(5);
 pub(super) const ANSWER_MAX: usize = 4 << 20;
 
 const LISTING: &str = "listing uploads in parts";
+const ABORTING: &str = "aborting an upload in parts";
 
 /// `ListMultipartUploadsResult`, as far as it is of use.
 #[derive(Debug, Default, Deserialize)]
@@ -90,7 +91,7 @@ impl S3Blobs {
         let path = self.path_of(&upload.key);
         match self.shared.bucket.abort_multipart(&path, &upload.id).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(StoreError::unavailable("aborting an upload in parts", error)),
+            Err(error) => Err(StoreError::unavailable(ABORTING, error)),
         }
     }
 
@@ -114,7 +115,11 @@ impl S3Blobs {
             return Ok(());
         }
         for upload in listed(&answer)?.upload {
-            self.abort(&Unfinished { key: key.clone(), id: upload.upload_id }).await?;
+            match self.shared.bucket.abort_multipart(&path, &upload.upload_id).await {
+                // Some stores refuse where S3 says that there is none.
+                Ok(()) | Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => {}
+                Err(error) => return Err(StoreError::unavailable(ABORTING, error)),
+            }
         }
         Ok(())
     }
