@@ -273,67 +273,37 @@ impl Mover {
             return Ok(());
         }
         let batch = Arc::new(batch);
-        match self.write(table, Arc::clone(&batch), now).await {
-            Ok(()) => {
-                passed.added += batch.add.len() as u64;
-                passed.changed += batch.change.len() as u64;
-                passed.removed += batch.remove.len() as u64;
-                Ok(())
-            }
+        match self.write(table, Arc::clone(&batch), now, passed).await {
             // A row may rest on one that came to the source after that one's table was looked at.
-            Err(StoreError::Catalog { .. }) if !last && batch.len() > 1 => {
+            Err(StoreError::Catalog { .. }) if !last => {
                 for single in batch.singles() {
-                    Box::pin(self.apply_one(table, single, now, passed)).await?;
+                    match self.write(table, Arc::new(single), now, passed).await {
+                        Err(StoreError::Catalog { .. }) => passed.later += 1,
+                        written => written?,
+                    }
                 }
                 Ok(())
             }
-            Err(StoreError::Catalog { .. }) if !last => {
-                passed.later += 1;
-                Ok(())
-            }
-            Err(error) => Err(error),
+            written => written,
         }
     }
 
-    async fn apply_one(
-        &self,
-        table: &'static Table,
-        single: Batch,
-        now: UnixMillis,
-        passed: &mut Passed,
-    ) -> Result<(), StoreError> {
-        let (added, changed) = (single.add.len() as u64, single.change.len() as u64);
-        let removed = single.remove.len() as u64;
-        match self.write(table, Arc::new(single), now).await {
-            Ok(()) => {
-                passed.added += added;
-                passed.changed += changed;
-                passed.removed += removed;
-                Ok(())
-            }
-            Err(StoreError::Catalog { .. }) => {
-                passed.later += 1;
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
+    /// Makes the target alike in one transaction.
     async fn write(
         &self,
         table: &'static Table,
         batch: Arc<Batch>,
         now: UnixMillis,
+        passed: &mut Passed,
     ) -> Result<(), StoreError> {
+        let made = [batch.add.len(), batch.change.len(), batch.remove.len()];
         self.to
             .catalog
             .run_write("filling the target", move |c| {
                 for row in &batch.remove {
                     c.prepare_cached(&table.delete())?.execute(&row[..table.key])?;
-                    if table.name == tables::FILES.name
-                        && let Value::Text(blob_key) = &row[file::BLOB_KEY]
-                    {
-                        enqueue_purge(c, blob_key, now)?;
+                    if table.name == tables::FILES.name {
+                        enqueue_purge(c, text(&row[file::BLOB_KEY]), now)?;
                     }
                 }
                 for row in &batch.change {
@@ -344,7 +314,11 @@ impl Mover {
                 }
                 Ok(())
             })
-            .await
+            .await?;
+        passed.added += made[0] as u64;
+        passed.changed += made[1] as u64;
+        passed.removed += made[2] as u64;
+        Ok(())
     }
 
     /// Copies the blobs of files that the target has not; gives the rows that can follow.
