@@ -19,7 +19,7 @@ const ACCOUNTS_MAX: u16 = 1000;
 
 /// Stand in for MiniMax in tests: its files, voices, speech and videos, with faults on order
 ///
-/// Point a test suite at the printed address instead of https://api.minimax.io, with the printed key. Everything is
+/// Point a test suite at the printed address instead of api.minimax.io, with the printed key. Everything is
 /// answered in upstream's shapes, codes and quirks, from memory, and forgotten at the end. Audio decodes, videos
 /// play; neither means anything.
 ///
