@@ -110,7 +110,14 @@ impl S3Blobs {
     }
 
     pub(super) async fn purge(&self, key: &BlobKey) -> Result<(), StoreError> {
-        match self.shared.bucket.delete(&self.path_of(key)).await {
+        let path = self.path_of(key);
+        let purged = match self.shared.bucket.delete(&path).await {
+            // A connection that was kept may have ended meanwhile. `object_store` does not send a DELETE again
+            // after that; here absent is success, so it may be.
+            Err(Error::Generic { .. }) => self.shared.bucket.delete(&path).await,
+            purged => purged,
+        };
+        match purged {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(StoreError::unavailable("purging a blob", error)),
         }
