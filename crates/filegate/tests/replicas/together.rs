@@ -11,6 +11,8 @@ use crate::uploads::listed;
 
 /// How long a revoked key may still work elsewhere.
 const REVOKED_MAX: Duration = Duration::from_secs(1);
+/// The settings of these replicas give a database 1 s to connect, 5 s for a statement and 3 s for a free connection.
+const AWAY_MAX: Duration = Duration::from_secs(10);
 
 #[test]
 fn what_one_stores_all_others_have_at_once() {
@@ -112,5 +114,46 @@ fn a_replica_killed_in_the_middle_of_an_upload_leaves_nothing() {
         );
         fleet.start_again(1);
     }
+    fleet.fsck_clean();
+}
+
+/// A database that refuses, or that takes connections and is silent, costs every call some seconds and no more,
+/// and nobody has to do anything when it is back.
+#[test]
+fn a_database_that_is_away_is_told_in_time_and_is_used_again_when_it_is_back() {
+    let fleet = Fleet::start(1, 1);
+    let kept = fleet.request_to(0, "POST", "/v1/files/upload").form("retrieval", "a.txt", b"kept");
+    let kept = kept.send().file_id();
+    for silent in [false, true] {
+        if silent {
+            fleet.to_database.stall();
+        } else {
+            fleet.to_database.away();
+        }
+        // What is remembered of the key ends first.
+        eventually("the key has to be looked up", || {
+            let reply = fleet.request_to(0, "GET", "/v1/files/list").send();
+            (reply.code() == 1013).then_some(())
+        });
+        for (method, target) in [("GET", "/v1/files/list"), ("POST", "/v1/files/upload")] {
+            let request = fleet.request_to(0, method, target);
+            let request = match method {
+                "POST" => request.form("retrieval", "b.txt", b"while it is away"),
+                _ => request,
+            };
+            let asked = Instant::now();
+            let reply = request.send();
+            assert_eq!((reply.status, reply.code()), (200, 1013), "{}", reply.text());
+            assert!(reply.header("retry-after").is_some());
+            assert!(asked.elapsed() < AWAY_MAX, "{:?}", asked.elapsed());
+        }
+        assert_eq!(fleet.request_to(0, "GET", "/readyz").send().status, 503);
+        assert_eq!(fleet.request_to(0, "GET", "/healthz").send().status, 200);
+        fleet.to_database.pass();
+        fleet.wait_until_ready();
+        let content = format!("/v1/files/retrieve_content?file_id={kept}");
+        assert_eq!(fleet.request_to(0, "GET", &content).send().body, b"kept");
+    }
+    fleet.nothing_left_over(1);
     fleet.fsck_clean();
 }

@@ -5,14 +5,14 @@
 //! ```text
 //! 1 admit     key, scope, a place among the uploads       nothing
 //! 2 receive   form fields; the first 256 KiB in memory    nothing
-//! 3 begin     row in `uploads`: blob key, lease           a row: reaped at the next start
+//! 3 begin     row in `uploads`: blob key, lease           a row: reaped at the next start, or when it has lapsed
 //!             (when the memory is full, or before 6)
 //! 4 spill     pieces to tmp/KEY, summed on the way        a file in tmp/, swept at the next start; a row
 //! 5 inspect   the content against the purpose             as 4. Refused: file and row are removed
 //!             Then moderation; for the webhook the bytes go to tmp/KEY first, if they have not, and on S3
 //!             they land first
 //! 6 land      fsync, rename to blobs/xx/KEY, fsync dir    a whole blob; its row gives it to the reaper
-//!             on S3: one PUT, or parts and their end      as above; or parts, which a job aborts
+//!             on S3: one PUT, or parts and their end      as above; parts go with it
 //! 7 commit    `uploads` row -> `files` row, synced        COMMIT POINT: the file is there for ever
 //! 8 reply     status_code 0
 //! ```

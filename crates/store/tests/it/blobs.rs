@@ -1,10 +1,12 @@
 //! One contract of blobs, in the data directory and on S3; then what is S3's alone.
 
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use filegate_store::{
-    BlobSum, Blobs, DataDir, LifecycleRule, Pace, S3Blobs, S3Fault, S3Options, StoreError, TempBlob,
+    BlobSum, Blobs, DataDir, LifecycleRule, Pace, S3Blobs, S3Checksum, S3Fault, S3Options,
+    StoreError, TempBlob,
 };
 use filegate_testkit::s3::{Fault, Kind, S3Server, When};
 use filegate_types::BlobKey;
@@ -570,4 +572,56 @@ async fn redirects_are_not_followed() {
     let error = home.land(&blob_key(1), b"x").await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
     assert_eq!(home.server().requests(Kind::Put), 1);
+}
+
+/// The head of the one PUT that a blob is, as a store that looks at nothing else hears it.
+async fn head_of_a_put(change: impl FnOnce(&mut S3Options)) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let hears = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
+        let end = loop {
+            let n = stream.read(&mut buffer).unwrap();
+            heard.extend_from_slice(&buffer[..n]);
+            if let Some(end) = heard.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end;
+            }
+        };
+        let answer =
+            "HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8_lossy(&heard[..end]).to_ascii_lowercase()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = S3Options::parse(&format!("s3://bucket/p?endpoint={endpoint}")).unwrap();
+    options.access_key_id = "key".to_owned();
+    options.secret_access_key = "secret".to_owned();
+    change(&mut options);
+    options.check(512 << 20).unwrap();
+    let blobs = Blobs::s3(options, dir.path()).unwrap();
+    blobs.land_whole(blob_key(1), b"body".to_vec()).await.unwrap();
+    hears.join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_settings_say_of_checksum_and_encryption_is_sent() {
+    let sse = "x-amz-server-side-encryption";
+    let head = head_of_a_put(|_| ()).await;
+    assert!(head.starts_with("put /bucket/p/"), "{head}");
+    assert!(head.contains("x-amz-checksum-sha256: ") && !head.contains(sse), "{head}");
+    let head = head_of_a_put(|options| {
+        options.checksum = S3Checksum::None;
+        options.sse = "AES256".to_owned();
+    });
+    let head = head.await;
+    assert!(!head.contains("x-amz-checksum"), "{head}");
+    assert!(head.contains(&format!("{sse}: aes256")), "{head}");
+    let head = head_of_a_put(|options| {
+        options.sse = "aws:kms".to_owned();
+        options.sse_kms_key = "key-of-ours".to_owned();
+    });
+    let head = head.await;
+    assert!(head.contains(&format!("{sse}: aws:kms\r\n")), "{head}");
+    assert!(head.contains(&format!("{sse}-aws-kms-key-id: key-of-ours")), "{head}");
 }
