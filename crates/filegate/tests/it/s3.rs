@@ -292,7 +292,9 @@ fn the_store_can_hand_the_bytes_out_itself() {
 #[test]
 fn many_uploads_at_a_time_survive_a_store_that_stumbles() {
     let s3 = S3Server::start_new();
-    let server = setup(&(s3.settings(PREFIX) + "part_bytes = '5MiB'\n")).start();
+    // A quarter of all requests fails: of some hundred requests one fails four times in a row now and then.
+    let settings = s3.settings(PREFIX) + "part_bytes = '5MiB'\nretries = 10\n";
+    let server = setup(&settings).start();
     s3.fail(When::Every(7), Fault::SlowDown);
     s3.fail(When::Every(11), Fault::Reset);
     let server = &server;
