@@ -7,7 +7,7 @@
 use crate::catalog::sql::{Connection, Dialect, Result};
 
 /// Every table that is written to.
-const SEALED: [&str; 15] = [
+pub(super) const SEALED: [&str; 15] = [
     "meta",
     "accounts",
     "keys",

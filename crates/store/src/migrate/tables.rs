@@ -1,7 +1,7 @@
 //! Which tables move, in the order in which rows can be put in, and by what their rows are told apart.
 //!
 //! Not moved: `uploads`, which are in progress somewhere and end there (their holds with them: an account
-//! arrives with nothing held), `jobs`, whose blobs stay behind, and `leads`, which say who is at work now.
+//! arrives with nothing held), `jobs`, whose blobs stay behind, and `leaders`, which say who is at work now.
 
 use crate::catalog::sql::Value;
 
@@ -221,4 +221,85 @@ impl Table {
 
 fn places(from: usize, count: usize) -> String {
     (from..from + count).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use filegate_testkit::postgres::{Postgres, query};
+
+    use super::super::seal::SEALED;
+    use super::*;
+    use crate::catalog::{Catalog, PostgresOptions};
+    use crate::datadir::{DataDir, Reserve};
+
+    type Columns = BTreeMap<String, BTreeSet<String>>;
+
+    /// What stays behind, and why is said at the top.
+    const STAY: [&str; 4] = ["uploads", "jobs", "leaders", "filegate_schema"];
+
+    fn moved() -> Columns {
+        let columns = |table: &Table| {
+            let columns = table.columns.iter().map(ToString::to_string);
+            (table.name.to_owned(), columns.collect())
+        };
+        TABLES.iter().map(columns).collect()
+    }
+
+    /// Whoever adds a table or a column has to say here whether it moves.
+    #[track_caller]
+    fn complete(mut schema: Columns) {
+        schema.get_mut("accounts").unwrap().remove("held");
+        let sealed: BTreeSet<_> = SEALED.iter().map(ToString::to_string).collect();
+        let written =
+            schema.keys().filter(|name| !["leaders", "filegate_schema"].contains(&name.as_str()));
+        assert_eq!(written.cloned().collect::<BTreeSet<_>>(), sealed);
+        schema.retain(|name, _| !STAY.contains(&name.as_str()));
+        assert_eq!(schema, moved());
+    }
+
+    #[test]
+    fn every_column_of_sqlite_moves() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(home.path()).unwrap();
+        Catalog::open(&dir, std::sync::Arc::new(Reserve::of(&dir))).unwrap();
+        let c = rusqlite::Connection::open(dir.catalog_path()).unwrap();
+        let mut statement = c
+            .prepare(
+                "SELECT m.name, i.name FROM sqlite_master m, pragma_table_info(m.name) i
+                 WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'",
+            )
+            .unwrap();
+        let mut schema = Columns::new();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        for (table, column) in rows.map(Result::unwrap) {
+            schema.entry(table).or_default().insert(column);
+        }
+        complete(schema);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_column_of_postgres_moves() {
+        let cluster = Postgres::new();
+        let url = cluster.database();
+        let second = std::time::Duration::from_secs(5);
+        let options = PostgresOptions {
+            url: url.clone(),
+            connections: 1,
+            connect_timeout: second,
+            statement_timeout: second,
+            wait: second,
+        };
+        Catalog::connect(options).await.unwrap();
+        let columns = "SELECT table_name, column_name FROM information_schema.columns
+                       WHERE table_schema = 'public'";
+        let mut schema = Columns::new();
+        for row in tokio::task::spawn_blocking(move || query(&url, columns)).await.unwrap().unwrap()
+        {
+            let [table, column] = row.try_into().unwrap();
+            schema.entry(table.unwrap()).or_default().insert(column.unwrap());
+        }
+        complete(schema);
+    }
 }
