@@ -595,8 +595,8 @@ async fn head_of_a_put(change: impl FnOnce(&mut S3Options)) -> String {
     });
     let dir = tempfile::tempdir().unwrap();
     let mut options = S3Options::parse(&format!("s3://bucket/p?endpoint={endpoint}")).unwrap();
-    options.access_key_id = "key".to_owned();
-    options.secret_access_key = "secret".to_owned();
+    "key".clone_into(&mut options.access_key_id);
+    "secret".clone_into(&mut options.secret_access_key);
     change(&mut options);
     options.check(512 << 20).unwrap();
     let blobs = Blobs::s3(options, dir.path()).unwrap();
