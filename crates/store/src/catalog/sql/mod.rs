@@ -22,9 +22,10 @@ pub enum Error {
     /// SQLite said so.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
-    /// PostgreSQL said so, or the connection to it broke.
+    /// PostgreSQL said so, or the connection to it broke. Its text has its cause, which is no source beside it:
+    /// a chain would say it twice.
     #[error("{}", postgres::words(.0))]
-    Postgres(#[from] tokio_postgres::Error),
+    Postgres(tokio_postgres::Error),
     /// PostgreSQL did not answer.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
@@ -43,6 +44,12 @@ pub enum Error {
     /// Something that cannot be, in words.
     #[error("{0}")]
     Other(String),
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Postgres(error)
+    }
 }
 
 /// What helps against an error.
