@@ -17,10 +17,12 @@ use filegate_types::units::{Bytes, Span};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod relay;
 mod stores;
 
 pub use crate::moderation::config::{Clamd, Moderation, OnFailure, Secret, Webhook};
 use crate::origins::Origins;
+pub use relay::Relay;
 pub use stores::{Checksum, Database, Redis, S3};
 
 /// Environment variables with our prefix that are not settings of the server.
@@ -75,6 +77,8 @@ pub struct Config {
     pub downloads: Downloads,
     /// What is asked about each upload beside the blocked lists.
     pub moderation: Moderation,
+    /// What goes to upstream accounts.
+    pub relay: Relay,
     /// Work in the background.
     pub jobs: Jobs,
     /// How logs are written.
@@ -269,6 +273,7 @@ impl Default for Config {
             probe: Probe { decode: DecodeScope::Window, parallel: 0 },
             downloads: Downloads { link_life: Span::seconds(3600), mode: DownloadMode::Own },
             moderation: Moderation::default(),
+            relay: Relay::default(),
             jobs: Jobs {
                 interval: Span::seconds(5),
                 upload_lease: Span::seconds(120),

@@ -1,4 +1,4 @@
-//! The calls of the Files API: what scopes allow, prices charge and usage counts.
+//! The calls that there are: what scopes allow, prices charge and usage counts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::Scope;
 
-/// A call of the Files API.
+/// A call of the Files API, or one that is relayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum Call {
@@ -23,12 +23,22 @@ pub enum Call {
     Delete,
     /// A day of storage: charged by the gateway itself.
     Storage,
+    /// A call that goes upstream. In prices and usage its path, such as `/v1/t2a_v2`, stands where that of a file
+    /// has its purpose.
+    Relay,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Upload, Self::List, Self::Retrieve, Self::Content, Self::Delete, Self::Storage];
+    pub const ALL: [Self; 7] = [
+        Self::Upload,
+        Self::List,
+        Self::Retrieve,
+        Self::Content,
+        Self::Delete,
+        Self::Storage,
+        Self::Relay,
+    ];
 
     /// The name in prices, usage and the ledger.
     pub fn name(self) -> &'static str {
@@ -39,6 +49,7 @@ impl Call {
             Self::Content => "files.content",
             Self::Delete => "files.delete",
             Self::Storage => "files.storage",
+            Self::Relay => "relay",
         }
     }
 
@@ -50,6 +61,7 @@ impl Call {
             Self::Retrieve | Self::Content => Some(Scope::FilesRead),
             Self::Delete => Some(Scope::FilesDelete),
             Self::Storage => None,
+            Self::Relay => Some(Scope::Relay),
         }
     }
 }
@@ -95,6 +107,9 @@ pub enum PriceUnit {
     Mib,
     /// Each GiB that is stored at the end of a UTC day, parts of one in proportion.
     GibDay,
+    /// Each 1,000 units that the reply to a relayed call counts (`usage_characters`, `total_tokens`), parts of
+    /// them in proportion.
+    Kilounit,
 }
 
 impl PriceUnit {
@@ -104,6 +119,7 @@ impl PriceUnit {
             Self::Call => "call",
             Self::Mib => "mib",
             Self::GibDay => "gib_day",
+            Self::Kilounit => "kilounit",
         }
     }
 
@@ -113,6 +129,7 @@ impl PriceUnit {
             Self::Call => call != Call::Storage,
             Self::Mib => call == Call::Upload,
             Self::GibDay => call == Call::Storage,
+            Self::Kilounit => call == Call::Relay,
         }
     }
 }
@@ -121,9 +138,9 @@ impl FromStr for PriceUnit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Call, Self::Mib, Self::GibDay]
+        [Self::Call, Self::Mib, Self::GibDay, Self::Kilounit]
             .into_iter()
             .find(|unit| unit.name() == text)
-            .ok_or_else(|| format!("{text:?} is not call, mib or gib_day"))
+            .ok_or_else(|| format!("{text:?} is not call, mib, gib_day or kilounit"))
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod call;
+pub mod channel;
 pub mod clock;
 pub mod error;
 pub mod file;
@@ -18,6 +19,7 @@ pub mod wire;
 
 pub use admin::AdminScope;
 pub use call::{Call, PriceUnit};
+pub use channel::{ChannelCondition, ChannelId, ChannelSettings, ChannelState, Replicate};
 pub use clock::{Clock, SystemClock, UnixMillis};
 pub use error::{ApiError, ErrorCode};
 pub use file::{BlobKey, FileRecord, FileState, hex};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::channel::Replicate;
 use crate::purpose::PurposeName;
 use crate::units::{Bytes, Span};
 
@@ -64,6 +65,16 @@ pub struct AccountSettings {
     /// The longest time a file is kept, whatever the purpose or the upload says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_max: Option<Span>,
+    /// The channels that the account's calls may go to, by name; absent: its own if it has any, else all of the
+    /// operator's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Vec<String>>,
+    /// When its files are copied to channels; absent: as `relay.replicate` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicate: Option<Replicate>,
+    /// Whether the bytes of what is born upstream are kept here; absent: as `relay.keep_outputs` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_outputs: Option<bool>,
 }
 
 #[cfg(test)]

@@ -46,10 +46,17 @@ struct Migration {
     oldest_reader: i64,
 }
 
-const MIGRATIONS: [Migration; 1] = [Migration {
-    sql: include_str!("../../../../../migrations/postgres/0001_catalog.sql"),
-    oldest_reader: 1,
-}];
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        sql: include_str!("../../../../../migrations/postgres/0001_catalog.sql"),
+        oldest_reader: 1,
+    },
+    Migration {
+        sql: include_str!("../../../../../migrations/postgres/0002_relay.sql"),
+        // What is not known there is not touched there: replicas of both versions run side by side.
+        oldest_reader: 1,
+    },
+];
 
 /// Where the database is, and how long it may take.
 #[derive(Clone)]

@@ -39,9 +39,10 @@ const READERS: usize = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The schema, step by step; the count of steps applied is SQLite's `user_version`.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../../../migrations/sqlite/0001_files.sql"),
     include_str!("../../../../../migrations/sqlite/0002_tenants.sql"),
+    include_str!("../../../../../migrations/sqlite/0003_relay.sql"),
 ];
 
 trait Work: Send {
