@@ -14,6 +14,7 @@
 //! | `origins` | which setting was set where |
 //! | [`Stores`] | which stores there are, and who else may use them |
 //! | `pay` | what reads cost, and counts of calls |
+//! | `relay` | calls that are upstream's to answer; [`json`] finds and replaces ids in them |
 //! | `shared` | what replicas share through Redis |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
 
@@ -30,6 +31,7 @@ mod links;
 mod moderation;
 mod origins;
 mod pay;
+mod relay;
 mod shared;
 mod socket;
 mod stores;
@@ -63,6 +65,7 @@ pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
 pub use moderation::{ImageHashError, image_hash, normal_form};
+pub use relay::json;
 pub use shared::{RedisFacts, RedisFault};
 pub use stores::Stores;
 
