@@ -27,7 +27,7 @@ pub(super) fn success(body: &impl Serialize) -> Response {
 }
 
 /// `error` in a body of the call's own shape, made from its `base_resp`.
-pub(super) fn refusal<T: Serialize>(
+pub(crate) fn refusal<T: Serialize>(
     error: &ApiError,
     shape: impl FnOnce(BaseResp) -> T,
 ) -> Response {
@@ -62,11 +62,12 @@ pub(crate) fn unread_head(status: StatusCode) -> Bytes {
 }
 
 /// The shape of a refusal that has nothing but `base_resp`.
-pub(super) fn bare(base_resp: BaseResp) -> filegate_types::wire::ErrorReply {
+pub(crate) fn bare(base_resp: BaseResp) -> filegate_types::wire::ErrorReply {
     filegate_types::wire::ErrorReply { base_resp }
 }
 
-fn refusal_as(
+/// `error` as any body, with an HTTP status of its own and the one to answer if the setting asks for it.
+pub(crate) fn refusal_as(
     status: StatusCode,
     status_if_asked: Option<StatusCode>,
     error: &ApiError,

@@ -2,3 +2,4 @@
 
 pub(crate) mod calls;
 pub mod json;
+pub(crate) mod refuse;
