@@ -20,9 +20,9 @@ pub use blobs::{
 pub use catalog::admin;
 pub use catalog::{
     BookFault, Caller, Catalog, ChannelRow, CommitOutcome, CostRow, DeleteCause, DeleteOutcome,
-    FirstAnswer, Job, JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, PostgresFacts,
-    PostgresOptions, Quota, Short, Usage,
+    DrainProgress, FirstAnswer, Job, JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload,
+    PostgresFacts, PostgresOptions, Quota, Short, Usage,
 };
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};
-pub use seal::{SealError, Sealer};
+pub use seal::{SealError, Sealer, Unsealed};

@@ -29,7 +29,7 @@ use filegate_types::{AccountId, BlobKey, FileRecord, KeyId, PurposeName, UnixMil
 use serde::de::DeserializeOwned;
 
 pub use books::{BookFault, CallPrices, Short};
-pub use channels::{ChannelRow, CostRow};
+pub use channels::{ChannelRow, CostRow, DrainProgress};
 pub(crate) use files::drop_lost;
 pub use files::{DeleteCause, DeleteOutcome};
 pub use idempotency::{FirstAnswer, KeptAnswer};
