@@ -1,5 +1,8 @@
 //! Calls that are upstream's to answer, on a channel.
 
+mod body;
+mod headers;
+mod http;
 mod interim;
 pub(crate) mod target;
 
@@ -12,7 +15,7 @@ use filegate_types::{ApiError, Call, ErrorCode};
 use crate::app::App;
 use crate::config::Config;
 use crate::http::layer::Trace;
-use crate::http::{auth, body, reply};
+use crate::http::{auth, reply};
 use crate::lifecycle::Tasks;
 use target::Target;
 
@@ -36,7 +39,7 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
     let _rules = interim::lookup(request.method(), &target.known_as);
     let trace = request.extensions().get::<Trace>().cloned().expect("the outermost layer sets it");
     let admitted = auth::admit(app, request.headers(), &trace, Call::Relay).await;
-    body::drain(request, app);
+    crate::http::body::drain(request, app);
     let error = admitted.err().unwrap_or_else(|| ApiError::plain(ErrorCode::Internal));
     reply::refusal(&error, reply::bare)
 }
