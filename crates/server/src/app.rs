@@ -15,7 +15,11 @@ use crate::lifecycle::Tasks;
 use crate::links::Links;
 use crate::moderation::Moderation;
 use crate::pay::Counts;
+<<<<<<< HEAD
 use crate::relay::Relay;
+=======
+use crate::secrets::Secrets;
+>>>>>>> h1
 use crate::shared::callers::Callers;
 use crate::shared::link::Link;
 
@@ -31,6 +35,8 @@ pub(crate) struct App {
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
     pub(crate) moderation: Moderation,
+    /// What seals the keys of channels.
+    pub(crate) secrets: Secrets,
     /// The connection to Redis, if there is to be one.
     pub(crate) redis: Option<Arc<Link>>,
     /// Who was just let in.
