@@ -8,4 +8,5 @@ mod books;
 mod catalog;
 mod fsck;
 mod postgres;
+mod relay;
 mod support;
