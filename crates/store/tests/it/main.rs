@@ -6,6 +6,8 @@ mod admin;
 mod blobs;
 mod books;
 mod catalog;
+mod channels;
 mod fsck;
 mod postgres;
+mod relay;
 mod support;
