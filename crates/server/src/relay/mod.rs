@@ -6,6 +6,7 @@ mod headers;
 mod http;
 mod interim;
 pub mod json;
+pub(crate) mod lists;
 pub(crate) mod refuse;
 pub(crate) mod target;
 
