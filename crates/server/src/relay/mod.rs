@@ -1,9 +1,12 @@
 //! Calls that are upstream's to answer, on a channel.
 
 mod body;
+pub(crate) mod calls;
 mod headers;
 mod http;
 mod interim;
+pub mod json;
+pub(crate) mod refuse;
 pub(crate) mod target;
 
 use std::sync::Arc;
