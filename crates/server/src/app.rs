@@ -15,11 +15,8 @@ use crate::lifecycle::Tasks;
 use crate::links::Links;
 use crate::moderation::Moderation;
 use crate::pay::Counts;
-<<<<<<< HEAD
 use crate::relay::Relay;
-=======
 use crate::secrets::Secrets;
->>>>>>> h1
 use crate::shared::callers::Callers;
 use crate::shared::link::Link;
 
