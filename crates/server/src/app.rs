@@ -15,6 +15,8 @@ use crate::lifecycle::Tasks;
 use crate::links::Links;
 use crate::moderation::Moderation;
 use crate::pay::Counts;
+use crate::relay::Relay;
+use crate::secrets::Secrets;
 use crate::shared::callers::Callers;
 use crate::shared::link::Link;
 
@@ -30,12 +32,16 @@ pub(crate) struct App {
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
     pub(crate) moderation: Moderation,
+    /// What seals the keys of channels.
+    pub(crate) secrets: Secrets,
     /// The connection to Redis, if there is to be one.
     pub(crate) redis: Option<Arc<Link>>,
     /// Who was just let in.
     pub(crate) callers: Arc<Callers>,
     /// Limits, places and turns of tenants.
     pub(crate) gate: Arc<Gate>,
+    /// What goes to channels.
+    pub(crate) relay: Relay,
     /// Calls that are not written down yet.
     pub(crate) counts: Counts,
     /// Idempotency-Keys of requests that are being worked on.

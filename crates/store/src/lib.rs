@@ -11,6 +11,7 @@ pub mod datadir;
 pub mod error;
 pub mod fsck;
 pub mod migrate;
+pub mod seal;
 
 pub use blobs::{
     BLOB_BLOCK_BYTES, BlobList, BlobReader, BlobStream, BlobSum, Blobs, LifecycleRule, LocalBlobs,
@@ -18,10 +19,12 @@ pub use blobs::{
 };
 pub use catalog::admin;
 pub use catalog::{
-    AdoptedFile, BookFault, Caller, Catalog, Claim, CommitOutcome, DeleteCause, DeleteOutcome,
-    FirstAnswer, Held, Job, JobKind, KeepOutcome, KeptAnswer, KeyDraft, KeyRow, NewAdopted,
-    NewFile, NewHold, NewTask, NewUpload, PostgresFacts, PostgresOptions, Quota, RelayPrices,
-    Relayed, RelayedUsage, Replica, ReplicaState, Short, TaskRow, Usage, VoiceRow, VoiceState,
+    AdoptedFile, BookFault, Caller, Catalog, ChannelRow, Claim, CommitOutcome, CostRow,
+    DeleteCause, DeleteOutcome, DrainProgress, FirstAnswer, Held, Job, JobKind, KeepOutcome,
+    KeptAnswer, KeyDraft, KeyRow, NewAdopted, NewFile, NewHold, NewTask, NewUpload, PostgresFacts,
+    PostgresOptions, Quota, RelayPrices, Relayed, RelayedUsage, Replica, ReplicaState, Short,
+    TaskRow, Uploaded, Usage, VoiceRow, VoiceState,
 };
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};
+pub use seal::{SealError, Sealer, Unsealed};

@@ -10,6 +10,7 @@
 pub mod admin;
 mod adopted;
 mod books;
+mod channels;
 mod engine;
 mod files;
 mod holds;
@@ -34,6 +35,7 @@ use serde::de::DeserializeOwned;
 
 pub use adopted::{AdoptedFile, KeepOutcome, NewAdopted};
 pub use books::{BookFault, CallPrices, Short};
+pub use channels::{ChannelRow, CostRow, DrainProgress};
 pub(crate) use files::drop_lost;
 pub use files::{DeleteCause, DeleteOutcome};
 pub use holds::{Held, NewHold, RelayPrices, Relayed, RelayedUsage};
@@ -41,7 +43,7 @@ pub use idempotency::{FirstAnswer, KeptAnswer};
 pub(crate) use jobs::enqueue_purge;
 pub use jobs::{Job, JobKind};
 pub use keys::{Caller, KeyDraft, KeyRow, KeySelector};
-pub use replicas::{Claim, Replica, ReplicaState};
+pub use replicas::{Claim, Replica, ReplicaState, Uploaded};
 pub use tasks::{NewTask, TaskRow};
 pub use uploads::{CommitOutcome, NewFile, NewUpload, Quota};
 pub use usage::Usage;
