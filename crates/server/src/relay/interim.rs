@@ -1,33 +1,8 @@
-//! What other branches bring, until they are merged: rows of channels (store) and the table of calls.
+//! What the table of calls will say, until it is merged.
 
 use std::borrow::Cow;
 
-use filegate_store::StoreError;
-use filegate_types::{
-    AccountId, ChannelCondition, ChannelId, ChannelSettings, ChannelState, UnixMillis,
-};
 use http::Method;
-
-use crate::app::App;
-
-/// As `filegate_store::ChannelRow` will be.
-#[derive(Debug, Clone)]
-pub(crate) struct ChannelRow {
-    pub(crate) channel_id: ChannelId,
-    pub(crate) name: String,
-    pub(crate) account_id: Option<AccountId>,
-    pub(crate) base_url: String,
-    pub(crate) sealed_key: Vec<u8>,
-    pub(crate) state: ChannelState,
-    pub(crate) settings: ChannelSettings,
-    pub(crate) condition: ChannelCondition,
-    pub(crate) condition_until: Option<UnixMillis>,
-}
-
-/// As `Catalog::channels` will be.
-pub(crate) async fn channels(_app: &App) -> Result<Vec<ChannelRow>, StoreError> {
-    Ok(vec![])
-}
 
 /// Whether a call changes anything upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
