@@ -27,7 +27,9 @@
 //! | [`attempt`] | one attempt and what it means |
 //! | [`reply`] | an answer's beginning, and how the rest passes |
 //! | [`budget`] | how many calls may be sent again |
+//! | [`adopt`] | files that were born upstream |
 
+pub(crate) mod adopt;
 mod attempt;
 mod body;
 mod budget;
@@ -81,6 +83,10 @@ pub(crate) struct Relay {
     transport: Transport,
     places: Arc<Semaphore>,
     budget: Budget,
+    /// Opens what upstream says files are at.
+    pub(crate) downloads: adopt::Downloads,
+    /// Wakes the runner of jobs that wait for channels.
+    pub(crate) jobs_due: tokio::sync::Notify,
 }
 
 impl Relay {
@@ -92,6 +98,8 @@ impl Relay {
             transport: Transport::new(&config.relay, tasks)?,
             places: Arc::new(Semaphore::new(config.relay.calls_max)),
             budget: Budget::default(),
+            downloads: adopt::Downloads::default(),
+            jobs_due: tokio::sync::Notify::new(),
         })
     }
 
