@@ -27,12 +27,15 @@
 //! | [`attempt`] | one attempt and what it means |
 //! | [`reply`] | an answer's beginning, and how the rest passes |
 //! | [`budget`] | how many calls may be sent again |
+//! | [`callback`] | where clients are told of tasks |
+//! | [`lists`] | lists cut down to what is the caller's |
 //! | [`adopt`] | files that were born upstream |
 
 pub(crate) mod adopt;
 mod attempt;
 mod body;
 mod budget;
+pub(crate) mod callback;
 pub(crate) mod calls;
 pub(crate) mod channels;
 mod headers;
@@ -86,6 +89,8 @@ pub(crate) struct Relay {
     budget: Budget,
     /// Opens what upstream says files are at.
     pub(crate) downloads: adopt::Downloads,
+    /// Tells clients of tasks.
+    pub(crate) callbacks: callback::Callbacks,
     /// Wakes the runner of jobs that wait for channels.
     pub(crate) jobs_due: tokio::sync::Notify,
 }
@@ -100,6 +105,7 @@ impl Relay {
             places: Arc::new(Semaphore::new(config.relay.calls_max)),
             budget: Budget::default(),
             downloads: adopt::Downloads::default(),
+            callbacks: callback::Callbacks::default(),
             jobs_due: tokio::sync::Notify::new(),
         })
     }
