@@ -28,6 +28,7 @@
 //! | [`reply`] | an answer's beginning, and how the rest passes |
 //! | [`budget`] | how many calls may be sent again |
 //! | [`adopt`] | files that were born upstream |
+//! | [`jobs`] | work that waits for channels |
 
 pub(crate) mod adopt;
 mod attempt;
@@ -37,6 +38,7 @@ pub(crate) mod channels;
 mod headers;
 mod http;
 mod interim;
+pub(crate) mod jobs;
 mod reply;
 pub(crate) mod route;
 pub(crate) mod target;
