@@ -38,7 +38,6 @@ pub(crate) mod calls;
 pub(crate) mod channels;
 mod headers;
 mod http;
-mod interim;
 pub(crate) mod jobs;
 pub mod json;
 pub(crate) mod refuse;
