@@ -30,6 +30,7 @@
 //! | [`callback`] | where clients are told of tasks |
 //! | [`lists`] | lists cut down to what is the caller's |
 //! | [`adopt`] | files that were born upstream |
+//! | [`jobs`] | work that waits for channels |
 
 pub(crate) mod adopt;
 mod attempt;
@@ -40,6 +41,7 @@ pub(crate) mod calls;
 pub(crate) mod channels;
 mod headers;
 mod http;
+pub(crate) mod jobs;
 pub mod json;
 pub(crate) mod lists;
 pub(crate) mod refuse;
