@@ -26,6 +26,8 @@
 //! | [`route`] | which channel is next |
 //! | [`attempt`] | one attempt and what it means |
 //! | [`reply`] | an answer's beginning, and how the rest passes |
+//! | [`socket`] | WebSockets |
+//! | [`probe`] | channels that rest are asked whether they are well |
 //! | [`budget`] | how many calls may be sent again |
 
 mod attempt;
@@ -36,8 +38,10 @@ pub(crate) mod channels;
 mod headers;
 mod http;
 pub mod json;
+mod probe;
 mod reply;
 pub(crate) mod route;
+mod socket;
 pub(crate) mod target;
 
 use std::collections::BTreeMap;
@@ -132,8 +136,15 @@ struct Tried {
     words: Option<(Opening, ChannelId)>,
 }
 
+/// What goes on beside calls, until the server stops.
+pub(crate) fn start(app: &Arc<App>) {
+    app.tasks.spawn(probe::run(Arc::clone(app)));
+    app.tasks.spawn(probe::describe_all(Arc::clone(app)));
+}
+
 /// Answers a call from a channel.
-pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> Response {
+pub(crate) async fn handle(app: &Arc<App>, target: Target, mut request: Request) -> Response {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let trace = parts.extensions.get::<Trace>().cloned().expect("the outermost layer sets it");
     let mut incoming = Incoming::new(&parts.headers, body, app.config.limits.clone());
@@ -158,6 +169,7 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
     };
     let has_body =
         declared.is_some_and(|bytes| bytes > 0) || parts.headers.contains_key(TRANSFER_ENCODING);
+    let asks_for_socket = target.is_socket() && socket::is_asked_for(&parts.method, &parts.headers);
     let read = Reading::of(&rules, &parts.headers, declared, app);
     let body = if !has_body {
         RequestBody::Whole(Whole::Memory(bytes::Bytes::new()))
@@ -180,6 +192,7 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
             }
         }
     };
+    let client = socket::Client { answers: parts.extensions.get().cloned(), upgrade };
     let gone = CancellationToken::new();
     let call = Call {
         principal,
@@ -193,11 +206,13 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
         _place: place,
     };
     let _tells = gone.drop_guard();
-    let (running, tasks) = (run(Arc::clone(app), call, body), &app.tasks);
-    tasks
-        .spawn(running)
-        .await
-        .unwrap_or_else(|_panic| refusal(&ApiError::plain(ErrorCode::Unknown), bare))
+    let (tasks, call) = (&app.tasks, Arc::new(call));
+    let running = if asks_for_socket {
+        tasks.spawn(socket::run(Arc::clone(app), call, client))
+    } else {
+        tasks.spawn(run(Arc::clone(app), call, body))
+    };
+    running.await.unwrap_or_else(|_panic| refusal(&ApiError::plain(ErrorCode::Unknown), bare))
 }
 
 /// How a request's body is read.
@@ -228,8 +243,7 @@ impl Reading {
 }
 
 /// Steps 3 to 10.
-async fn run(app: Arc<App>, call: Call, mut body: RequestBody) -> Response {
-    let call = Arc::new(call);
+async fn run(app: Arc<App>, call: Arc<Call>, mut body: RequestBody) -> Response {
     let needs = match own(&app, &call, body.whole()).await {
         Ok(needs) => needs,
         Err(error) => return refusal(&error, bare),
@@ -239,7 +253,7 @@ async fn run(app: Arc<App>, call: Call, mut body: RequestBody) -> Response {
         Err(error) => return refusal(&error, bare),
     };
     app.relay.budget.call(app.clock.now());
-    let mut tried = Tried { only_limits: true, ..Tried::default() };
+    let mut tried = Tried::new();
     loop {
         let busy = match choose(&app, &call, &needs, &mut tried).await {
             Ok(busy) => busy,
@@ -456,6 +470,10 @@ impl Call {
 }
 
 impl Tried {
+    fn new() -> Self {
+        Self { only_limits: true, ..Self::default() }
+    }
+
     fn attempts(&self) -> usize {
         self.channels.values().filter(|what| **what != FULL).count()
     }
@@ -615,6 +633,9 @@ pub(crate) struct End {
 pub(crate) struct Settle {}
 
 impl Settle {
+    /// A message of a socket's, which may count something.
+    pub(crate) fn heard(&mut self, _message: &str) {}
+
     /// Upstream has answered, and the answer is over.
     #[expect(clippy::unused_async, reason = "the seam for the books of relayed calls")]
     pub(crate) async fn answered(self, _app: &Arc<App>, _call: &Call, _end: End) {}
