@@ -29,7 +29,9 @@
 //! | [`socket`] | WebSockets |
 //! | [`probe`] | channels that rest are asked whether they are well |
 //! | [`budget`] | how many calls may be sent again |
+//! | [`adopt`] | files that were born upstream |
 
+pub(crate) mod adopt;
 mod attempt;
 mod body;
 mod budget;
@@ -39,6 +41,7 @@ mod headers;
 mod http;
 pub mod json;
 mod probe;
+pub(crate) mod refuse;
 mod reply;
 pub(crate) mod route;
 mod socket;
@@ -84,6 +87,10 @@ pub(crate) struct Relay {
     transport: Transport,
     places: Arc<Semaphore>,
     budget: Budget,
+    /// Opens what upstream says files are at.
+    pub(crate) downloads: adopt::Downloads,
+    /// Wakes the runner of jobs that wait for channels.
+    pub(crate) jobs_due: tokio::sync::Notify,
 }
 
 impl Relay {
@@ -95,6 +102,8 @@ impl Relay {
             transport: Transport::new(&config.relay, tasks)?,
             places: Arc::new(Semaphore::new(config.relay.calls_max)),
             budget: Budget::default(),
+            downloads: adopt::Downloads::default(),
+            jobs_due: tokio::sync::Notify::new(),
         })
     }
 
