@@ -7,3 +7,4 @@ mod failover;
 mod health;
 mod kit;
 mod passing;
+mod socket;

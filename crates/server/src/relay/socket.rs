@@ -26,7 +26,7 @@ use filegate_types::wire::BaseResp;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -199,7 +199,7 @@ async fn attempt(app: &App, call: &Call, busy: &Busy) -> Result<(Socket, HeaderM
         failed(Fault::Unreachable)
     })?;
     let answer = connection.send(request).await.map_err(|why| {
-        tracing::warn!(channel = facts.row.name, ?why, "relay.unanswered");
+        tracing::warn!(channel = facts.row.name, %why, "relay.unanswered");
         failed(Fault::Failed)
     })?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -207,10 +207,10 @@ async fn attempt(app: &App, call: &Call, busy: &Busy) -> Result<(Socket, HeaderM
         if !head.contains_key(SEC_WEBSOCKET_ACCEPT) {
             return Err(failed(Fault::Failed));
         }
-        let upgraded = hyper::upgrade::on(answer).await.map_err(|_| failed(Fault::Failed))?;
+        let upgraded = hyper::upgrade::on(answer).await.map_err(|_cut| failed(Fault::Failed))?;
         return Ok((websocket(upgraded, Role::Client).await, head));
     }
-    let opening = Opening::of(answer, &Method::GET).await.map_err(|_| failed(Fault::Failed))?;
+    let opening = Opening::of(answer, &Method::GET).await.map_err(|_cut| failed(Fault::Failed))?;
     Err(attempt::judge(opening, true, app.clock.now()))
 }
 
@@ -314,7 +314,7 @@ impl Session {
                         self.began(&message).await?;
                         self.begun = Some(Begun { start: message.clone() });
                     }
-                    self.to_channel(message).await?;
+                    self.tell_channel(message).await?;
                 }
                 From::Channel(message) => {
                     if let Some(fault) = Told::fault(&message) {
@@ -327,7 +327,7 @@ impl Session {
                         self.open.busy.answered(&self.app, self.begun.is_some());
                     }
                     greeted = true;
-                    self.to_client(message).await?;
+                    self.tell_client(message).await?;
                     if self.begun.is_some() {
                         return Ok(());
                     }
@@ -359,7 +359,7 @@ impl Session {
         }
         if let Some(Begun { start }) = &self.begun {
             let start = start.clone();
-            self.to_channel(start).await?;
+            self.tell_channel(start).await?;
         }
         Ok(true)
     }
@@ -395,8 +395,8 @@ impl Session {
     async fn pass(&mut self) -> Over {
         loop {
             let passed = match self.next().await {
-                Ok(From::Client(message)) => self.to_channel(message).await,
-                Ok(From::Channel(message)) => self.to_client(message).await,
+                Ok(From::Client(message)) => self.tell_channel(message).await,
+                Ok(From::Channel(message)) => self.tell_client(message).await,
                 Err(over) => return over,
             };
             if let Err(over) = passed {
@@ -432,7 +432,7 @@ impl Session {
         }
     }
 
-    async fn to_client(&mut self, message: Message) -> Result<(), Over> {
+    async fn tell_client(&mut self, message: Message) -> Result<(), Over> {
         self.bytes += message.len() as u64;
         if let (Message::Text(text), Some(settle)) = (&message, &mut self.settle) {
             settle.heard(text);
@@ -442,7 +442,7 @@ impl Session {
         sent.map_err(|_late| Over::Idle)?.map_err(|_gone| Over::Ended)
     }
 
-    async fn to_channel(&mut self, message: Message) -> Result<(), Over> {
+    async fn tell_channel(&mut self, message: Message) -> Result<(), Over> {
         let idle = self.app.config.relay.answer_idle.0;
         let sent = timeout(idle, self.open.socket.send(message)).await;
         sent.map_err(|_late| Over::Idle)?.map_err(|_gone| Over::Ended)
