@@ -13,7 +13,7 @@
 //! | `moderation` | what an upload is asked before it lands |
 //! | `origins` | which setting was set where |
 //! | [`Stores`] | which stores there are, and who else may use them |
-//! | `relay` | every other call of upstream's, on channels |
+//! | `relay` | every other call of upstream's, on channels; [`json`] finds and replaces ids in them |
 //! | `pay` | what reads cost, and counts of calls |
 //! | `secrets` | what seals the keys of channels |
 //! | `shared` | what replicas share through Redis |
@@ -69,6 +69,7 @@ pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
 pub use moderation::{ImageHashError, image_hash, normal_form};
+pub use relay::json;
 pub use shared::{RedisFacts, RedisFault};
 pub use stores::Stores;
 
@@ -126,6 +127,9 @@ pub enum StartError {
     /// The keys of channels can be neither sealed nor opened.
     #[error("channels cannot be used: {0}")]
     Sealing(String),
+    /// Channels cannot be spoken to.
+    #[error("TLS to channels cannot be set up")]
+    Relay(#[source] rustls::Error),
     /// A stored secret is not one.
     #[error("the link secret in the catalog is damaged")]
     Secret,
@@ -206,7 +210,7 @@ async fn assemble(
     let tasks = Tasks::default();
     let redis = Link::new(&config).map_err(StartError::Redis)?;
     let shared = Shared::new(&config, redis.as_ref(), &tasks);
-    let relay = Relay::new(&config, &tasks);
+    let relay = Relay::new(&config, &tasks).map_err(StartError::Relay)?;
     Ok(Arc::new(App {
         relay,
         gate: Arc::new(Gate::new(&config, shared)),
