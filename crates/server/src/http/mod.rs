@@ -6,7 +6,7 @@
 
 mod auth;
 pub(crate) mod body;
-mod content;
+pub(crate) mod content;
 mod delete;
 mod download;
 pub(crate) mod idempotency;
