@@ -15,6 +15,7 @@ use crate::lifecycle::Tasks;
 use crate::links::Links;
 use crate::moderation::Moderation;
 use crate::pay::Counts;
+use crate::relay::Relay;
 use crate::shared::callers::Callers;
 use crate::shared::link::Link;
 
@@ -36,6 +37,8 @@ pub(crate) struct App {
     pub(crate) callers: Arc<Callers>,
     /// Limits, places and turns of tenants.
     pub(crate) gate: Arc<Gate>,
+    /// What goes to channels.
+    pub(crate) relay: Relay,
     /// Calls that are not written down yet.
     pub(crate) counts: Counts,
     /// Idempotency-Keys of requests that are being worked on.

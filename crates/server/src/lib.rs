@@ -13,6 +13,7 @@
 //! | `moderation` | what an upload is asked before it lands |
 //! | `origins` | which setting was set where |
 //! | [`Stores`] | which stores there are, and who else may use them |
+//! | `relay` | every other call of upstream's, on channels |
 //! | `pay` | what reads cost, and counts of calls |
 //! | `shared` | what replicas share through Redis |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
@@ -30,6 +31,7 @@ mod links;
 mod moderation;
 mod origins;
 mod pay;
+mod relay;
 mod shared;
 mod socket;
 mod stores;
@@ -54,6 +56,7 @@ use http::idempotency::InFlight;
 use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
 use moderation::Moderation;
+use relay::Relay;
 use shared::Shared;
 use shared::callers::Callers;
 use shared::link::Link;
@@ -196,7 +199,9 @@ async fn assemble(
     let tasks = Tasks::default();
     let redis = Link::new(&config).map_err(StartError::Redis)?;
     let shared = Shared::new(&config, redis.as_ref(), &tasks);
+    let relay = Relay::new(&config, &tasks);
     Ok(Arc::new(App {
+        relay,
         gate: Arc::new(Gate::new(&config, shared)),
         redis,
         callers: Arc::new(Callers::default()),

@@ -21,7 +21,7 @@ const OVER_LIMIT_PAUSE: Duration = Duration::from_millis(200);
 /// Lets the caller in if its key is good, may be used from where it is, has requests left, and may make
 /// `call`. Everything a handler does for a tenant starts from the principal that is returned; its
 /// limits are the effective ones, with the defaults of the configuration.
-pub(super) async fn admit(
+pub(crate) async fn admit(
     app: &App,
     headers: &HeaderMap,
     trace: &Trace,

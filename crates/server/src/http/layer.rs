@@ -27,7 +27,7 @@ static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy
 
 /// The request's identity in logs and replies; in every request's extensions.
 #[derive(Debug, Clone)]
-pub(super) struct Trace {
+pub(crate) struct Trace {
     id: Arc<str>,
     client: IpAddr,
     key: Arc<OnceLock<KeyId>>,
@@ -41,23 +41,23 @@ impl Trace {
     }
 
     /// Where the request comes from.
-    pub(super) fn client(&self) -> IpAddr {
+    pub(crate) fn client(&self) -> IpAddr {
         self.client
     }
 
     /// Notes whose request it is, for the log.
-    pub(super) fn authenticated(&self, key: KeyId) {
+    pub(crate) fn authenticated(&self, key: KeyId) {
         let _first_wins = self.key.set(key);
     }
 
     /// Notes what the reply is to say of the limit on requests.
-    pub(super) fn counted(&self, allowance: Allowance) {
+    pub(crate) fn counted(&self, allowance: Allowance) {
         let _first_wins = self.allowance.set(allowance);
     }
 }
 
 /// The outermost layer. Requests pass it first and replies last.
-pub(super) async fn wrap(
+pub(crate) async fn wrap(
     State(app): State<Arc<App>>,
     mut request: Request,
     next: Next,

@@ -4,13 +4,13 @@
 //! errors of the API are entries of one table ([`filegate_types::error`]); [`reply`] is the only
 //! place where they become bytes.
 
-mod auth;
+pub(crate) mod auth;
 pub(crate) mod body;
 pub(crate) mod content;
 mod delete;
 mod download;
 pub(crate) mod idempotency;
-mod layer;
+pub(crate) mod layer;
 mod list;
 mod openapi;
 mod ops;
@@ -31,6 +31,8 @@ use filegate_types::{ApiError, FileId};
 use http::StatusCode;
 
 use crate::app::App;
+use crate::relay;
+use crate::relay::target::Target;
 
 pub use openapi::document as openapi_document;
 
@@ -45,12 +47,12 @@ pub(crate) fn public(app: &Arc<App>) -> Router {
     for prefix in PREFIXES {
         router = router.nest(prefix, files.clone().merge(collection()));
     }
-    finish(router.merge(ops::routes()), app)
+    finish(router.merge(ops::routes()).fallback(elsewhere), app)
 }
 
 /// What operators reach.
 pub(crate) fn operators(app: &Arc<App>) -> Router {
-    finish(ops::routes().merge(crate::admin::router()), app)
+    finish(ops::routes().merge(crate::admin::router()).fallback(unknown_path), app)
 }
 
 /// Old mmx clients call the collection itself. Without a prefix `/v1/files` is OpenAI's.
@@ -61,10 +63,19 @@ fn collection() -> Router<Arc<App>> {
 
 fn finish(router: Router<Arc<App>>, app: &Arc<App>) -> Router {
     router
-        .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(app), layer::wrap))
         .with_state(Arc::clone(app))
+}
+
+/// What is not ours is upstream's, if there is a channel to ask.
+async fn elsewhere(State(app): State<Arc<App>>, request: Request) -> Response {
+    match Target::of(request.method(), request.uri().path()) {
+        Some(target) if app.relay.has_channels(&app).await => {
+            relay::handle(&app, target, request).await
+        }
+        _ => unknown_path(State(app), request).await,
+    }
 }
 
 async fn unknown_path(State(app): State<Arc<App>>, request: Request) -> Response {

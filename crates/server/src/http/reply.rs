@@ -15,19 +15,19 @@ use crate::app::random;
 /// Left in a reply's extensions for the outermost layer: the `status_code`, and the HTTP status to
 /// answer when the setting asks for one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Outcome {
-    pub(super) code: i64,
-    pub(super) status_if_asked: Option<StatusCode>,
+pub(crate) struct Outcome {
+    pub(crate) code: i64,
+    pub(crate) status_if_asked: Option<StatusCode>,
 }
 
 /// A 200 with `body`, which carries `base_resp` 0.
-pub(super) fn success(body: &impl Serialize) -> Response {
+pub(crate) fn success(body: &impl Serialize) -> Response {
     let outcome = Outcome { code: 0, status_if_asked: None };
     json(StatusCode::OK, body, outcome)
 }
 
 /// `error` in a body of the call's own shape, made from its `base_resp`.
-pub(super) fn refusal<T: Serialize>(
+pub(crate) fn refusal<T: Serialize>(
     error: &ApiError,
     shape: impl FnOnce(BaseResp) -> T,
 ) -> Response {
@@ -37,7 +37,7 @@ pub(super) fn refusal<T: Serialize>(
 
 /// `error` as a body of `base_resp` alone with a real HTTP status: for faults of HTTP itself and for
 /// links, which browsers and download tools open.
-pub(super) fn fault(status: StatusCode, error: &ApiError) -> Response {
+pub(crate) fn fault(status: StatusCode, error: &ApiError) -> Response {
     refusal_as(status, None, error, &bare(BaseResp::of(error)))
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn unread_head(status: StatusCode) -> Bytes {
 }
 
 /// The shape of a refusal that has nothing but `base_resp`.
-pub(super) fn bare(base_resp: BaseResp) -> filegate_types::wire::ErrorReply {
+pub(crate) fn bare(base_resp: BaseResp) -> filegate_types::wire::ErrorReply {
     filegate_types::wire::ErrorReply { base_resp }
 }
 
