@@ -16,6 +16,7 @@ use crate::links::Links;
 use crate::moderation::Moderation;
 use crate::pay::Counts;
 use crate::relay::Relay;
+use crate::secrets::Secrets;
 use crate::shared::callers::Callers;
 use crate::shared::link::Link;
 
@@ -31,6 +32,8 @@ pub(crate) struct App {
     pub(crate) tasks: Tasks,
     pub(crate) links: Links,
     pub(crate) moderation: Moderation,
+    /// What seals the keys of channels.
+    pub(crate) secrets: Secrets,
     /// The connection to Redis, if there is to be one.
     pub(crate) redis: Option<Arc<Link>>,
     /// Who was just let in.

@@ -15,6 +15,7 @@
 //! | [`Stores`] | which stores there are, and who else may use them |
 //! | `relay` | every other call of upstream's, on channels |
 //! | `pay` | what reads cost, and counts of calls |
+//! | `secrets` | what seals the keys of channels |
 //! | `shared` | what replicas share through Redis |
 //! | `lifecycle` | tasks that are waited for, and the order of a shutdown |
 
@@ -32,6 +33,7 @@ mod moderation;
 mod origins;
 mod pay;
 mod relay;
+mod secrets;
 mod shared;
 mod socket;
 mod stores;
@@ -57,6 +59,7 @@ use lifecycle::Tasks;
 use links::{Links, SECRET_BYTES};
 use moderation::Moderation;
 use relay::Relay;
+use secrets::Secrets;
 use shared::Shared;
 use shared::callers::Callers;
 use shared::link::Link;
@@ -120,6 +123,9 @@ pub enum StartError {
     /// What is to be shared through Redis cannot be.
     #[error("redis_url cannot be used: {0}")]
     Redis(String),
+    /// The keys of channels can be neither sealed nor opened.
+    #[error("channels cannot be used: {0}")]
+    Sealing(String),
     /// A stored secret is not one.
     #[error("the link secret in the catalog is damaged")]
     Secret,
@@ -196,6 +202,7 @@ async fn assemble(
     let (secret, _) = catalog.meta_init("link_secret", random::<SECRET_BYTES>().to_vec()).await?;
     let links = Links::new(&secret).ok_or(StartError::Secret)?;
     let moderation = Moderation::new(&config.moderation).map_err(StartError::Moderation)?;
+    let secrets = Secrets::new(&config).map_err(|why| StartError::Sealing(why.to_string()))?;
     let tasks = Tasks::default();
     let redis = Link::new(&config).map_err(StartError::Redis)?;
     let shared = Shared::new(&config, redis.as_ref(), &tasks);
@@ -212,6 +219,7 @@ async fn assemble(
         tasks,
         links,
         moderation,
+        secrets,
         replica: filegate_types::hex(&random_id()),
         jobs_due: Notify::new(),
         counts: pay::Counts::default(),

@@ -11,6 +11,7 @@ pub mod datadir;
 pub mod error;
 pub mod fsck;
 pub mod migrate;
+pub mod seal;
 
 pub use blobs::{
     BLOB_BLOCK_BYTES, BlobList, BlobReader, BlobStream, BlobSum, Blobs, LifecycleRule, LocalBlobs,
@@ -18,9 +19,10 @@ pub use blobs::{
 };
 pub use catalog::admin;
 pub use catalog::{
-    BookFault, Caller, Catalog, CommitOutcome, DeleteCause, DeleteOutcome, FirstAnswer, Job,
-    JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, PostgresFacts, PostgresOptions,
-    Quota, Short, Usage,
+    BookFault, Caller, Catalog, ChannelRow, CommitOutcome, CostRow, DeleteCause, DeleteOutcome,
+    FirstAnswer, Job, JobKind, KeptAnswer, KeyDraft, KeyRow, NewFile, NewUpload, PostgresFacts,
+    PostgresOptions, Quota, Short, Usage,
 };
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};
+pub use seal::{SealError, Sealer};

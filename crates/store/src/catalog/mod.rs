@@ -9,6 +9,7 @@
 
 pub mod admin;
 mod books;
+mod channels;
 mod engine;
 mod files;
 mod idempotency;
@@ -28,6 +29,7 @@ use filegate_types::{AccountId, BlobKey, FileRecord, KeyId, PurposeName, UnixMil
 use serde::de::DeserializeOwned;
 
 pub use books::{BookFault, CallPrices, Short};
+pub use channels::{ChannelRow, CostRow};
 pub(crate) use files::drop_lost;
 pub use files::{DeleteCause, DeleteOutcome};
 pub use idempotency::{FirstAnswer, KeptAnswer};

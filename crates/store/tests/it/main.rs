@@ -6,6 +6,7 @@ mod admin;
 mod blobs;
 mod books;
 mod catalog;
+mod channels;
 mod fsck;
 mod postgres;
 mod support;
