@@ -99,6 +99,7 @@ CREATE TABLE voices (
 );
 
 CREATE INDEX voices_by_account ON voices (account_id, voice_id);
+CREATE INDEX voices_by_name ON voices (voice_id);
 
 -- Money reserved for relayed calls in progress. Captured or voided with the row.
 CREATE TABLE holds (

@@ -63,6 +63,12 @@ impl Money {
         self.share(u128::from(bytes.0), 1 << 30)
     }
 
+    /// This amount for each 1,000 units, rounded up to a whole micro-unit.
+    #[must_use]
+    pub fn per_thousand(self, units: u64) -> Self {
+        self.share(u128::from(units), 1_000)
+    }
+
     fn share(self, count: u128, of: u128) -> Self {
         let price = u128::try_from(self.0).unwrap_or(0);
         Self(i64::try_from((price * count).div_ceil(of)).unwrap_or(i64::MAX))

@@ -103,7 +103,7 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
         }
     }
     while !app.tasks.is_stopping() {
-        let due = app.catalog.claim_jobs(now, BATCH, CLAIM).await?;
+        let due = app.catalog.claim_jobs(JobKind::LOCAL, now, BATCH, CLAIM).await?;
         let last_batch = due.len() < BATCH as usize;
         let answers = purge(app, due).await?;
         if last_batch || !answers {
@@ -119,7 +119,6 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
 /// Does these jobs; false if it stopped because the store is away, which would make each of them wait.
 async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<bool, StoreError> {
     let purge_one = |job: Job| async move {
-        let JobKind::PurgeBlob = job.kind;
         let result = match job.target.parse::<BlobKey>() {
             Ok(key) if job.of_an_upload => app.blobs.purge_upload(&key).await,
             Ok(key) => app.blobs.purge(&key).await,

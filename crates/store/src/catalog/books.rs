@@ -1,7 +1,7 @@
 //! Money: prices, holds, the ledger.
 //!
 //! An account's `balance` is the sum of its ledger entries and its `held` the sum of the holds of its
-//! uploads; both are changed only here and only in the transaction that changes what they are
+//! uploads and relayed calls; both are changed only here and only in the transaction that changes what they are
 //! the sums of. What can be spent is `balance - held`, and the UPDATE that takes it says so itself:
 //! no two calls can spend the same money, whatever is read before.
 //!
@@ -159,6 +159,15 @@ pub(super) fn hold(
         Some(purpose) => upload_price(c, purpose.as_str(), bytes_max)?,
         None => dearest_upload(c, bytes_max)?,
     };
+    hold_amount(c, account, amount)
+}
+
+/// Holds `amount`, if the account can pay it.
+pub(super) fn hold_amount(
+    c: &Connection,
+    account: AccountId,
+    amount: Money,
+) -> sql::Result<Result<Money, Short>> {
     if amount.is_zero() {
         return Ok(Ok(amount));
     }
@@ -257,7 +266,8 @@ impl CallPrices {
 pub struct BookFault {
     /// The name of the account.
     pub account: String,
-    /// What does not agree: `balance`, `held`, `stored` or `entry`.
+    /// What does not agree: `balance`, `held`, `stored`, `files`, `entry`, or `copies` on channels of files
+    /// that are not there.
     pub what: &'static str,
     /// What is kept.
     pub kept: i64,
@@ -368,6 +378,7 @@ fn check(c: &Connection) -> sql::Result<Vec<BookFault>> {
             "held",
             "SELECT name, held,
                     (SELECT CAST(coalesce(sum(hold), 0) AS BIGINT) FROM uploads u WHERE u.account_id = a.account_id)
+                    + (SELECT CAST(coalesce(sum(amount), 0) AS BIGINT) FROM holds h WHERE h.account_id = a.account_id)
              FROM accounts a",
         ),
         (
@@ -380,6 +391,13 @@ fn check(c: &Connection) -> sql::Result<Vec<BookFault>> {
             "files",
             "SELECT name, (SELECT CAST(coalesce(sum(files), 0) AS BIGINT) FROM stored s WHERE s.account_id = a.account_id),
                     (SELECT count(*) FROM files f WHERE f.account_id = a.account_id)
+             FROM accounts a",
+        ),
+        (
+            "copies",
+            "SELECT name, (SELECT count(*) FROM replicas r WHERE r.account_id = a.account_id),
+                    (SELECT count(*) FROM replicas r JOIN files f USING (file_id, account_id)
+                     WHERE r.account_id = a.account_id)
              FROM accounts a",
         ),
         (

@@ -8,7 +8,7 @@ use super::books::{self, Short};
 use super::sql::{self, Connection, Dialect, OptionalExtension as _, Value};
 use super::uploads::by_account;
 use super::usage::{self, Usage};
-use super::{Catalog, freeing, jobs, record, select_files, synced};
+use super::{Catalog, adopted, freeing, jobs, record, replicas, select_files, synced};
 use crate::error::StoreError;
 
 /// How a delete went.
@@ -142,6 +142,8 @@ impl Catalog {
     ///
     /// `purposes`: if not empty, the file's purpose must be among them.
     ///
+    /// One that is upstream only is deleted there by a job, in the same way.
+    ///
     /// The account is locked first: a file that is deleted or expires at the same time is paid for, counted
     /// off and receipted once.
     pub async fn delete_file(
@@ -162,7 +164,10 @@ impl Catalog {
                     )?
                     .query_row((file_id.get(), account.0, now.0), |r| r.get(0))
                     .optional()?;
-                let Some(purpose) = found else { return Ok(DeleteOutcome::NotFound) };
+                let Some(purpose) = found else {
+                    let deleted = adopted::delete(c, account, key, file_id, &purposes, now)?;
+                    return Ok(deleted.unwrap_or(DeleteOutcome::NotFound));
+                };
                 if !purposes.is_empty() && !purposes.iter().any(|p| p.as_str() == purpose) {
                     return Ok(DeleteOutcome::OtherPurpose);
                 }
@@ -319,7 +324,8 @@ pub(crate) fn drop_lost(snapshot: &Connection, live: &Connection, file_id: i64) 
     remove(snapshot, file_id, cause, UnixMillis(deleted_at)).map(drop)
 }
 
-/// Removes the row of a file, counts it off, leaves a receipt and has its bytes purged. False if
+/// Removes the row of a file, counts it off, leaves a receipt and has its bytes purged and its copies on
+/// channels deleted. False if
 /// there is none. Its account must be locked.
 pub(super) fn remove(
     c: &Connection,
@@ -356,6 +362,7 @@ pub(super) fn remove(
         now.0,
     ))?;
     usage::store(c, AccountId(file.account), &file.purpose, -1, -file.bytes)?;
+    replicas::remove_of(c, file_id, &file.purpose, now)?;
     jobs::enqueue_purge(c, &file.blob_key, now)?;
     Ok(true)
 }

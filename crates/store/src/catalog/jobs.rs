@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use filegate_types::UnixMillis;
+use filegate_types::{ChannelId, UnixMillis};
 
 use super::sql::{self, Connection, OptionalExtension as _, Row};
-use super::{Catalog, freeing, relaxed};
+use super::{Catalog, corrupt_column, freeing, relaxed};
 use crate::error::StoreError;
 
 /// What a job does. Every kind is idempotent.
@@ -13,14 +13,43 @@ use crate::error::StoreError;
 pub enum JobKind {
     /// Remove the blob named by the target; absent is success.
     PurgeBlob,
+    /// Copy a file to a channel. Target: `ACCOUNT_ID/FILE_ID/CHANNEL_ID`; without a channel, to the one that
+    /// its next call would go to.
+    Replicate,
+    /// Delete what is no longer anybody's from a channel; absent is success. Target:
+    /// `CHANNEL_ID/UPSTREAM_ID/PURPOSE`.
+    DeleteReplica,
+    /// Tell a client what upstream said of a task. Target: the row of `deliveries`.
+    Deliver,
+    /// Bring the bytes of an adopted file here. Target: `ACCOUNT_ID/FILE_ID`.
+    KeepAdopted,
 }
 
 impl JobKind {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::PurgeBlob, Self::Replicate, Self::DeleteReplica, Self::Deliver, Self::KeepAdopted];
+
+    /// Those that ask nobody but our own stores.
+    pub const LOCAL: &[Self] = &[Self::PurgeBlob];
+
+    /// Those that wait for others, who may let them wait.
+    pub const REMOTE: &[Self] =
+        &[Self::Replicate, Self::DeleteReplica, Self::Deliver, Self::KeepAdopted];
+
     /// The name in rows and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::PurgeBlob => "purge_blob",
+            Self::Replicate => "replicate",
+            Self::DeleteReplica => "delete_replica",
+            Self::Deliver => "deliver",
+            Self::KeepAdopted => "keep_adopted",
         }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -39,22 +68,22 @@ pub struct Job {
     pub of_an_upload: bool,
 }
 
-/// Whether the blob of a job was never a file: a file leaves a receipt.
-macro_rules! of_an_upload {
-    () => {
-        "NOT EXISTS (SELECT 1 FROM receipts WHERE blob_key = jobs.target AND purged_at IS NULL)"
-    };
-}
+/// The columns of [`job`]. Whether the blob of a job was never a file is told by receipts, which files
+/// leave.
+const JOB: &str = "job_id, kind, target, attempts,
+     kind = 'purge_blob' AND NOT EXISTS (
+         SELECT 1 FROM receipts WHERE blob_key = jobs.target AND purged_at IS NULL)";
 
 impl Catalog {
-    /// Takes jobs whose time has come, oldest first, at most `limit`: whoever asks next gets others. Those
-    /// that are neither finished nor put off come back when `lease` has passed, for then their taker is
-    /// taken for dead.
+    /// Takes jobs of these kinds whose time has come, oldest first, at most `limit`: whoever asks next gets
+    /// others. Those that are neither finished nor put off come back when `lease` has passed, for then their
+    /// taker is taken for dead.
     ///
     /// With SQLite nobody else asks, and a job stays due until it is finished: after a crash it is done at
     /// once. On PostgreSQL replicas pass over the rows that others are just taking.
     pub async fn claim_jobs(
         &self,
+        kinds: &'static [JobKind],
         now: UnixMillis,
         limit: u32,
         lease: Duration,
@@ -65,11 +94,10 @@ impl Catalog {
             return self
                 .engine
                 .read(operation, move |c| {
-                    let mut statement = c.prepare_cached(concat!(
-                        "SELECT job_id, target, attempts, ",
-                        of_an_upload!(),
-                        " FROM jobs WHERE kind = 'purge_blob' AND run_at <= ?1
-                             ORDER BY run_at LIMIT ?2"
+                    let mut statement = c.prepare_cached(&format!(
+                        "SELECT {JOB} FROM jobs WHERE kind IN ({}) AND run_at <= ?1
+                         ORDER BY run_at LIMIT ?2",
+                        names(kinds)
                     ))?;
                     statement.query_map((now.0, limit), job)?.collect()
                 })
@@ -78,15 +106,27 @@ impl Catalog {
         // Relaxed: a claim that a crash forgets is a job that is done twice.
         self.engine
             .write(relaxed(operation), move |c| {
-                let mut statement = c.prepare_cached(concat!(
+                let mut statement = c.prepare_cached(&format!(
                     "UPDATE jobs SET run_at = ?3 WHERE job_id = ANY (ARRAY (
-                         SELECT job_id FROM jobs WHERE kind = 'purge_blob' AND run_at <= ?1
+                         SELECT job_id FROM jobs WHERE kind IN ({}) AND run_at <= ?1
                          ORDER BY run_at LIMIT ?2 FOR UPDATE SKIP LOCKED))
-                     RETURNING job_id, target, attempts, ",
-                    of_an_upload!()
+                     RETURNING {JOB}",
+                    names(kinds)
                 ))?;
                 statement.query_map((now.0, limit, until.0), job)?.collect()
             })
+            .await
+    }
+
+    /// Promises a job, unless the same is promised already.
+    pub async fn enqueue_job(
+        &self,
+        kind: JobKind,
+        target: String,
+        run_at: UnixMillis,
+    ) -> Result<(), StoreError> {
+        self.engine
+            .write(super::synced("promising a job"), move |c| enqueue(c, kind, &target, run_at))
             .await
     }
 
@@ -97,15 +137,17 @@ impl Catalog {
         self.engine
             .write(freeing("finishing jobs"), move |c| {
                 let mut done =
-                    c.prepare_cached("DELETE FROM jobs WHERE job_id = ?1 RETURNING target")?;
+                    c.prepare_cached("DELETE FROM jobs WHERE job_id = ?1 RETURNING kind, target")?;
                 let mut purged = c.prepare_cached(
                     "UPDATE receipts SET purged_at = ?2
                      WHERE blob_key = ?1 AND purged_at IS NULL",
                 )?;
                 for job in &jobs {
-                    let target: Option<String> =
-                        done.query_row([job], |row| row.get(0)).optional()?;
-                    if let Some(target) = target {
+                    let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+                    let found: Option<(String, String)> = done.query_row([job], row).optional()?;
+                    if let Some((kind, target)) = found
+                        && kind == JobKind::PurgeBlob.name()
+                    {
                         purged.queue((target, now.0))?;
                     }
                 }
@@ -150,20 +192,46 @@ impl Catalog {
     }
 }
 
+/// Kinds as a list of SQL. Their names are ours.
+fn names(kinds: &[JobKind]) -> String {
+    kinds.iter().map(|kind| format!("'{}'", kind.name())).collect::<Vec<_>>().join(", ")
+}
+
 fn job(row: &Row<'_>) -> sql::Result<Job> {
-    let kind = JobKind::PurgeBlob;
+    let kind: String = row.get(1)?;
+    let unknown = || corrupt_column(1, std::io::Error::other("an unknown kind of job"));
     Ok(Job {
         job_id: row.get(0)?,
-        kind,
-        target: row.get(1)?,
-        attempts: row.get(2)?,
-        of_an_upload: row.get(3)?,
+        kind: JobKind::of_name(&kind).ok_or_else(unknown)?,
+        target: row.get(2)?,
+        attempts: row.get(3)?,
+        of_an_upload: row.get(4)?,
     })
 }
 
-pub(crate) fn enqueue_purge(c: &Connection, blob_key: &str, now: UnixMillis) -> sql::Result<()> {
+pub(super) fn enqueue(
+    c: &Connection,
+    kind: JobKind,
+    target: &str,
+    run_at: UnixMillis,
+) -> sql::Result<()> {
     c.prepare_cached(
-        "INSERT INTO jobs (kind, target, run_at) VALUES ('purge_blob', ?1, ?2) ON CONFLICT DO NOTHING",
+        "INSERT INTO jobs (kind, target, run_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
     )?
-    .queue((blob_key, now.0))
+    .queue((kind.name(), target, run_at.0))
+}
+
+pub(crate) fn enqueue_purge(c: &Connection, blob_key: &str, now: UnixMillis) -> sql::Result<()> {
+    enqueue(c, JobKind::PurgeBlob, blob_key, now)
+}
+
+/// Has what a channel keeps under `upstream_id` deleted there.
+pub(super) fn enqueue_delete_replica(
+    c: &Connection,
+    channel: ChannelId,
+    upstream_id: &str,
+    purpose: &str,
+    now: UnixMillis,
+) -> sql::Result<()> {
+    enqueue(c, JobKind::DeleteReplica, &format!("{channel}/{upstream_id}/{purpose}"), now)
 }

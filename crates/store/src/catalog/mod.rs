@@ -1,4 +1,4 @@
-//! The catalog: accounts, keys, uploads, files and jobs.
+//! The catalog: accounts, keys, uploads, files, jobs, and what the relay knows.
 //!
 //! Each method is one transaction, or one read. Methods that touch files of a tenant take the
 //! account first, and it is part of the WHERE clause: a foreign file is an absent file.
@@ -8,17 +8,22 @@
 //! can interrupt.
 
 pub mod admin;
+mod adopted;
 mod books;
 mod channels;
 mod engine;
 mod files;
+mod holds;
 mod idempotency;
 mod jobs;
 mod keys;
 pub mod moderation;
+mod replicas;
 pub(crate) mod sql;
+mod tasks;
 mod uploads;
 mod usage;
+mod voices;
 
 use std::io;
 use std::path::Path;
@@ -28,16 +33,21 @@ use std::time::Duration;
 use filegate_types::{AccountId, BlobKey, FileRecord, KeyId, PurposeName, UnixMillis};
 use serde::de::DeserializeOwned;
 
+pub use adopted::{AdoptedFile, KeepOutcome, NewAdopted};
 pub use books::{BookFault, CallPrices, Short};
 pub use channels::{ChannelRow, CostRow};
 pub(crate) use files::drop_lost;
 pub use files::{DeleteCause, DeleteOutcome};
+pub use holds::{Held, NewHold, RelayPrices, Relayed, RelayedUsage};
 pub use idempotency::{FirstAnswer, KeptAnswer};
 pub(crate) use jobs::enqueue_purge;
 pub use jobs::{Job, JobKind};
 pub use keys::{Caller, KeyDraft, KeyRow, KeySelector};
+pub use replicas::{Claim, Replica, ReplicaState};
+pub use tasks::{NewTask, TaskRow};
 pub use uploads::{CommitOutcome, NewFile, NewUpload, Quota};
 pub use usage::Usage;
+pub use voices::{VoiceRow, VoiceState};
 
 use crate::datadir::{DataDir, Reserve};
 use crate::error::StoreError;
@@ -279,6 +289,11 @@ fn relaxed(operation: &'static str) -> Change {
 
 fn freeing(operation: &'static str) -> Change {
     Change { operation, durability: Durability::Synced, frees_space: true, lock: None }
+}
+
+/// Parameters of a list from `?from` on.
+fn places(from: usize, count: usize) -> String {
+    (from..from + count).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ")
 }
 
 /// A column that our own code wrote did not parse: the row was changed from outside.

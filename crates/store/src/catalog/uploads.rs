@@ -364,7 +364,22 @@ fn commit(
         },
         now,
     )?;
-    let record = FileRecord {
+    let record = record_of(account, file, file_id, now);
+    if let Some(first) = &file.first_answer {
+        let reply = serde_json::to_vec(&record.to_wire()).unwrap_or_default();
+        idempotency::keep(c, first, 200, &reply, now)?;
+    }
+    Ok(Some(CommitOutcome::Committed(Box::new(record))))
+}
+
+/// The file that the row says.
+pub(super) fn record_of(
+    account: AccountId,
+    file: &NewFile,
+    file_id: FileId,
+    created_at: UnixMillis,
+) -> FileRecord {
+    FileRecord {
         file_id,
         account_id: account,
         purpose: file.purpose.clone(),
@@ -374,21 +389,16 @@ fn commit(
         media_type: file.media_type.clone(),
         media: file.media.clone(),
         blob_key: file.blob_key.clone(),
-        created_at: now,
+        created_at,
         expires_at: file.expires_at,
         damaged_at: None,
         key_id: Some(file.key_id),
         state: file.state,
         verdict: file.verdict.clone(),
-    };
-    if let Some(first) = &file.first_answer {
-        let reply = serde_json::to_vec(&record.to_wire()).unwrap_or_default();
-        idempotency::keep(c, first, 200, &reply, now)?;
     }
-    Ok(Some(CommitOutcome::Committed(Box::new(record))))
 }
 
-fn over_quota(
+pub(super) fn over_quota(
     c: &Connection,
     account: AccountId,
     limits: &TenantLimits,
@@ -416,45 +426,57 @@ fn over_quota(
     Ok(full.then(|| Quota::Files { limit, purpose: purpose.clone() }))
 }
 
-/// Inserts the row under a fresh id; the primary key decides whether it is fresh.
+/// Inserts the row under a fresh id; the primary keys decide whether it is fresh.
 fn insert(
     c: &Connection,
     account: AccountId,
     file: &NewFile,
     now: UnixMillis,
 ) -> sql::Result<FileId> {
-    let mut statement = c.prepare_cached(
-        "INSERT INTO files (file_id, account_id, purpose, filename, bytes, media_type, blob_key,
-                            created_at, expires_at, sha256, media, block_sums, key_id, state,
-                            verdict)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
-         ON CONFLICT (file_id) DO NOTHING",
-    )?;
     // After eight clashes in one millisecond, the next millisecond's ids.
     for millisecond in 0..16 {
         for bits in file.id_bits {
             let file_id = FileId::mint(UnixMillis(now.0 + millisecond), bits);
-            let inserted = statement.execute((
-                file_id.get(),
-                account.0,
-                file.purpose.as_str(),
-                &file.filename,
-                file.sum.bytes.cast_signed(),
-                &file.media_type,
-                file.blob_key.as_str(),
-                now.0,
-                file.expires_at.map(|t| t.0),
-                &file.sum.sha256,
-                file.media.to_string(),
-                &file.sum.block_sums,
-                file.key_id.0,
-                file.state.name(),
-                file.verdict.as_ref().map(ToString::to_string),
-            ))?;
-            if inserted == 1 {
+            if insert_as(c, account, file, file_id, now)? {
                 return Ok(file_id);
             }
         }
     }
     Err(sql::Error::Other("no free id for a file".to_owned()))
+}
+
+/// Inserts the row under this id; false if it is taken, be it by a file that is upstream only.
+pub(super) fn insert_as(
+    c: &Connection,
+    account: AccountId,
+    file: &NewFile,
+    file_id: FileId,
+    created_at: UnixMillis,
+) -> sql::Result<bool> {
+    c.prepare_cached(
+        "INSERT INTO files (file_id, account_id, purpose, filename, bytes, media_type, blob_key,
+                            created_at, expires_at, sha256, media, block_sums, key_id, state,
+                            verdict)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15
+         WHERE NOT EXISTS (SELECT 1 FROM adopted WHERE file_id = ?1)
+         ON CONFLICT (file_id) DO NOTHING",
+    )?
+    .execute((
+        file_id.get(),
+        account.0,
+        file.purpose.as_str(),
+        &file.filename,
+        file.sum.bytes.cast_signed(),
+        &file.media_type,
+        file.blob_key.as_str(),
+        created_at.0,
+        file.expires_at.map(|t| t.0),
+        &file.sum.sha256,
+        file.media.to_string(),
+        &file.sum.block_sums,
+        file.key_id.0,
+        file.state.name(),
+        file.verdict.as_ref().map(ToString::to_string),
+    ))
+    .map(|inserted| inserted == 1)
 }

@@ -64,7 +64,7 @@ pub(super) fn add(c: &Connection, used: &Usage, now: UnixMillis) -> sql::Result<
 }
 
 /// The UTC day, `YYYY-MM-DD`.
-fn day(at: UnixMillis) -> String {
+pub(super) fn day(at: UnixMillis) -> String {
     // Days to a date of the Gregorian calendar, in years that begin in March.
     let days = at.0.div_euclid(86_400_000) + 719_468;
     let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));

@@ -27,10 +27,10 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::blobs::{BLOB_BLOCK_BYTES, Blobs, Pace};
 use crate::catalog::sql::{Connection, Dialect, OptionalExtension as _, Value};
-use crate::catalog::{Catalog, enqueue_purge};
+use crate::catalog::{Catalog, JobKind, enqueue_purge};
 use crate::error::StoreError;
 use reader::Reader;
-use tables::{META, OWN_MARKS, Row, TABLES, Table, file};
+use tables::{CALLBACKS, JOBS, META, OWN_MARKS, Row, TABLES, Table, file};
 
 /// In `meta` of a sealed store: where it went.
 pub(crate) const MOVED_TO: &str = "moved_to";
@@ -301,6 +301,11 @@ impl Mover {
             .catalog
             .run_write("filling the target", move |c| {
                 for row in &batch.remove {
+                    // Rows that rest on it come to their turn later.
+                    if table.name == CALLBACKS.name {
+                        c.prepare_cached("DELETE FROM deliveries WHERE callback_id = ?1")?
+                            .queue([text(&row[0])])?;
+                    }
                     c.prepare_cached(&table.delete())?.execute(&row[..table.key])?;
                     if table.name == tables::FILES.name {
                         enqueue_purge(c, text(&row[file::BLOB_KEY]), now)?;
@@ -490,7 +495,9 @@ fn number_on(c: &Connection) -> crate::catalog::sql::Result<()> {
 }
 
 fn moves(table: &Table, row: &Row) -> bool {
-    !(table.name == META.name && OWN_MARKS.contains(&text(&row[0])))
+    let first = text(&row[0]);
+    !(table.name == META.name && OWN_MARKS.contains(&first)
+        || table.name == JOBS.name && first == JobKind::PurgeBlob.name())
 }
 
 fn is_marked(row: &Row) -> bool {

@@ -7,7 +7,7 @@
 use crate::catalog::sql::{Connection, Dialect, Result};
 
 /// Every table that is written to.
-pub(super) const SEALED: [&str; 15] = [
+pub(super) const SEALED: [&str; 25] = [
     "meta",
     "accounts",
     "keys",
@@ -23,6 +23,16 @@ pub(super) const SEALED: [&str; 15] = [
     "blocked",
     "admin_tokens",
     "audit",
+    "channels",
+    "replicas",
+    "adopted",
+    "tasks",
+    "voices",
+    "holds",
+    "costs",
+    "relayed",
+    "callbacks",
+    "deliveries",
 ];
 
 /// Seals. What was being changed has ended when this returns.

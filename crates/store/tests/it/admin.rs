@@ -6,7 +6,7 @@ use filegate_store::admin::{
     Page, PriceChange, Refusal, RotatedKey, TokenRevocation, UsageBy, UsageFilter,
 };
 use filegate_store::catalog::moderation::BlockedList;
-use filegate_store::{Caller, FirstAnswer};
+use filegate_store::{Caller, FirstAnswer, JobKind};
 use filegate_types::{
     AccountSettings, AdminScope, Call, FileState, KeyHash, Money, PriceUnit, Scopes, TenantLimits,
     UnixMillis,
@@ -283,10 +283,13 @@ async fn uploads_and_jobs_are_ended_and_hurried(store: Store) {
     let gone = AdminChange::AbortUpload(key.as_str().to_owned());
     assert!(matches!(refused(&store, gone).await, Refusal::NotFound(_)));
     assert_eq!(store.catalog.check_books().await.unwrap(), []);
-    assert!(store.catalog.claim_jobs(NOW, 9, LEASE).await.unwrap().is_empty());
+    assert!(store.catalog.claim_jobs(JobKind::LOCAL, NOW, 9, LEASE).await.unwrap().is_empty());
     let job = list(&store, AdminQuestion::Jobs).await[0]["id"].as_i64().unwrap();
     change(&store, AdminChange::RunJob(job)).await;
-    assert_eq!(store.catalog.claim_jobs(NOW, 9, LEASE).await.unwrap()[0].job_id, job);
+    assert_eq!(
+        store.catalog.claim_jobs(JobKind::LOCAL, NOW, 9, LEASE).await.unwrap()[0].job_id,
+        job
+    );
 }
 
 async fn the_same_request_is_answered_as_before_and_a_dry_run_changes_nothing(store: Store) {

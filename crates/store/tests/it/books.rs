@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use filegate_store::{BlobSum, CommitOutcome, DeleteOutcome, FirstAnswer, NewFile, Quota};
+use filegate_store::{BlobSum, CommitOutcome, DeleteOutcome, FirstAnswer, JobKind, NewFile, Quota};
 use filegate_types::units::Bytes;
 use filegate_types::{
     AccountId, BlobKey, Call, FileId, KeyId, Money, PurposeName, TenantLimits, UnixMillis,
@@ -223,7 +223,7 @@ async fn a_delete_leaves_a_receipt_that_the_purge_completes(store: Store) {
         vec![columns.into_iter().chain([purged_at]).collect::<Vec<_>>()]
     };
     assert_eq!(receipt(), expected(None));
-    let jobs = store.catalog.claim_jobs(NOW, 10, LEASE).await.unwrap();
+    let jobs = store.catalog.claim_jobs(JobKind::LOCAL, NOW, 10, LEASE).await.unwrap();
     store.catalog.finish_jobs(vec![jobs[0].job_id], in_ms(9)).await.unwrap();
     assert_eq!(receipt(), expected(Some(NOW.0 + 9)));
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use filegate_store::catalog::KeySelector;
-use filegate_store::{CommitOutcome, DeleteOutcome, StoreError};
+use filegate_store::{CommitOutcome, DeleteOutcome, JobKind, StoreError};
 use filegate_types::{Call, KeyHash, KeyId, UnixMillis};
 
 use crate::support::{LEASE, NOW, Store, blob_key, in_ms, new_file, new_upload, on_both};
@@ -97,18 +97,30 @@ async fn a_delete_hides_at_once_and_leaves_a_purge_job(store: Store) {
     assert_eq!(delete(vec![]).await.unwrap(), DeleteOutcome::NotFound);
     assert_eq!(store.catalog.file(acme, file.file_id, NOW).await.unwrap(), None);
 
-    let jobs = store.catalog.claim_jobs(NOW, 10, LEASE).await.unwrap();
+    let jobs = store.catalog.claim_jobs(JobKind::LOCAL, NOW, 10, LEASE).await.unwrap();
     assert_eq!(jobs.len(), 1);
     assert_eq!(jobs[0].target, file.blob_key.as_str());
     store.catalog.postpone_job(jobs[0].job_id, in_ms(50), "disk".to_owned()).await.unwrap();
-    assert!(store.catalog.claim_jobs(in_ms(49), 10, LEASE).await.unwrap().is_empty());
-    assert_eq!(store.catalog.claim_jobs(in_ms(50), 10, LEASE).await.unwrap()[0].attempts, 1);
+    assert!(
+        store.catalog.claim_jobs(JobKind::LOCAL, in_ms(49), 10, LEASE).await.unwrap().is_empty()
+    );
+    assert_eq!(
+        store.catalog.claim_jobs(JobKind::LOCAL, in_ms(50), 10, LEASE).await.unwrap()[0].attempts,
+        1
+    );
     // Given back it is not one attempt more.
     store.catalog.give_back_jobs(vec![jobs[0].job_id], in_ms(60)).await.unwrap();
-    assert!(store.catalog.claim_jobs(in_ms(59), 10, LEASE).await.unwrap().is_empty());
-    assert_eq!(store.catalog.claim_jobs(in_ms(60), 10, LEASE).await.unwrap()[0].attempts, 1);
+    assert!(
+        store.catalog.claim_jobs(JobKind::LOCAL, in_ms(59), 10, LEASE).await.unwrap().is_empty()
+    );
+    assert_eq!(
+        store.catalog.claim_jobs(JobKind::LOCAL, in_ms(60), 10, LEASE).await.unwrap()[0].attempts,
+        1
+    );
     store.catalog.finish_jobs(vec![jobs[0].job_id], NOW).await.unwrap();
-    assert!(store.catalog.claim_jobs(in_ms(99), 10, LEASE).await.unwrap().is_empty());
+    assert!(
+        store.catalog.claim_jobs(JobKind::LOCAL, in_ms(99), 10, LEASE).await.unwrap().is_empty()
+    );
 }
 
 async fn an_upload_that_was_reaped_cannot_commit(store: Store) {
@@ -122,7 +134,10 @@ async fn an_upload_that_was_reaped_cannot_commit(store: Store) {
     let sum = store.land(&key, b"late").await;
     let result = store.catalog.commit_upload(acme, new_file(key.clone(), sum), NOW).await;
     assert!(matches!(result, Err(StoreError::LeaseLost)), "{result:?}");
-    assert_eq!(store.catalog.claim_jobs(NOW, 10, LEASE).await.unwrap()[0].target, key.as_str());
+    assert_eq!(
+        store.catalog.claim_jobs(JobKind::LOCAL, NOW, 10, LEASE).await.unwrap()[0].target,
+        key.as_str()
+    );
     assert_eq!(store.catalog.counts().await.unwrap().files, 0);
 }
 
@@ -138,7 +153,10 @@ async fn expired_files_are_gone_before_the_expirer_comes(store: Store) {
     assert!(store.catalog.list(acme, vec![], None, 9, in_ms(500)).await.unwrap().is_empty());
     assert_eq!(store.catalog.expire_due(in_ms(499), 10).await.unwrap(), 0);
     assert_eq!(store.catalog.expire_due(in_ms(500), 10).await.unwrap(), 1);
-    assert_eq!(store.catalog.claim_jobs(in_ms(500), 10, LEASE).await.unwrap().len(), 1);
+    assert_eq!(
+        store.catalog.claim_jobs(JobKind::LOCAL, in_ms(500), 10, LEASE).await.unwrap().len(),
+        1
+    );
 }
 
 async fn keys_stop_at_revocation_and_expiry(store: Store) {

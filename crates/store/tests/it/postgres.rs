@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use filegate_store::{
-    BlobSum, Catalog, CommitOutcome, FirstAnswer, NewFile, PostgresFacts, PostgresOptions,
+    BlobSum, Catalog, CommitOutcome, FirstAnswer, JobKind, NewFile, PostgresFacts, PostgresOptions,
     StoreError,
 };
 use filegate_testkit::postgres::{Postgres, query};
@@ -171,19 +171,28 @@ async fn a_job_has_one_taker_until_its_lease_has_passed() {
     let mut taking = JoinSet::new();
     for n in 0..10 {
         let catalog = store.replica(n);
-        taking.spawn(async move { catalog.claim_jobs(NOW, 7, LEASE).await.unwrap() });
+        taking
+            .spawn(async move { catalog.claim_jobs(JobKind::LOCAL, NOW, 7, LEASE).await.unwrap() });
     }
     let mut taken: Vec<i64> =
         taking.join_all().await.into_iter().flatten().map(|j| j.job_id).collect();
     // Rows that another was just looking at are passed over, so some may be left.
-    taken.extend(store.catalog.claim_jobs(NOW, 50, LEASE).await.unwrap().iter().map(|j| j.job_id));
+    taken.extend(
+        store
+            .catalog
+            .claim_jobs(JobKind::LOCAL, NOW, 50, LEASE)
+            .await
+            .unwrap()
+            .iter()
+            .map(|j| j.job_id),
+    );
     let once: BTreeSet<i64> = taken.iter().copied().collect();
     assert_eq!((taken.len(), once.len()), (50, 50));
     store.catalog.finish_jobs(taken[..20].to_vec(), NOW).await.unwrap();
     let before = in_ms(LEASE.as_millis() as i64 - 1);
-    assert!(store.beside.claim_jobs(before, 50, LEASE).await.unwrap().is_empty());
+    assert!(store.beside.claim_jobs(JobKind::LOCAL, before, 50, LEASE).await.unwrap().is_empty());
     let after = in_ms(LEASE.as_millis() as i64);
-    assert_eq!(store.beside.claim_jobs(after, 50, LEASE).await.unwrap().len(), 30);
+    assert_eq!(store.beside.claim_jobs(JobKind::LOCAL, after, 50, LEASE).await.unwrap().len(), 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -571,7 +580,7 @@ async fn a_commit_that_is_not_answered_is_told_as_uncertain_and_either_made_or_n
     }
     // What was not made is the reaper's, with its bytes.
     assert_eq!(store.catalog.reap_uploads(UnixMillis(i64::MAX), NOW, 9).await.unwrap(), 1);
-    let jobs = store.catalog.claim_jobs(NOW, 9, LEASE).await.unwrap();
+    let jobs = store.catalog.claim_jobs(JobKind::LOCAL, NOW, 9, LEASE).await.unwrap();
     assert_eq!(jobs[0].target, number_key(1).as_str());
     assert_eq!(store.catalog.check_books().await.unwrap(), []);
 }
