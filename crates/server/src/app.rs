@@ -17,6 +17,11 @@ use crate::moderation::Moderation;
 use crate::pay::Counts;
 use crate::relay::Relay;
 use crate::secrets::Secrets;
+<<<<<<< HEAD
+use crate::relay::Relay;
+=======
+use crate::secrets::Secrets;
+>>>>>>> h4
 use crate::shared::callers::Callers;
 use crate::shared::link::Link;
 

@@ -1,6 +1,11 @@
 //! Calls that are upstream's to answer, on a channel.
 
+mod body;
+mod headers;
+mod http;
 mod interim;
+pub(crate) mod money;
+pub(crate) mod replicate;
 pub(crate) mod target;
 
 use std::sync::Arc;
@@ -12,17 +17,25 @@ use filegate_types::{ApiError, Call, ErrorCode};
 use crate::app::App;
 use crate::config::Config;
 use crate::http::layer::Trace;
-use crate::http::{auth, body, reply};
+use crate::http::{auth, reply};
 use crate::lifecycle::Tasks;
 use target::Target;
 
 /// What relayed calls share.
 #[derive(Debug)]
-pub(crate) struct Relay {}
+pub(crate) struct Relay {
+    /// What is copied to channels at the moment.
+    pub(crate) replicator: replicate::Replicator,
+    /// What is held for calls in progress, and counts of those that cost nothing.
+    pub(crate) books: money::Books,
+}
 
 impl Relay {
     pub(crate) fn new(_config: &Config, _tasks: &Tasks) -> Self {
-        Self {}
+        Self {
+            replicator: replicate::Replicator::default(),
+            books: money::Books::default(),
+        }
     }
 
     /// Whether there is a channel at all.
@@ -36,7 +49,7 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
     let _rules = interim::lookup(request.method(), &target.known_as);
     let trace = request.extensions().get::<Trace>().cloned().expect("the outermost layer sets it");
     let admitted = auth::admit(app, request.headers(), &trace, Call::Relay).await;
-    body::drain(request, app);
+    crate::http::body::drain(request, app);
     let error = admitted.err().unwrap_or_else(|| ApiError::plain(ErrorCode::Internal));
     reply::refusal(&error, reply::bare)
 }

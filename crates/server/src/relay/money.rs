@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use filegate_store::{CostRow, FirstAnswer, KeptAnswer, Relayed, RelayedUsage, StoreError};
+use filegate_store::{CostRow, FirstAnswer, KeptAnswer, NewHold, Relayed, RelayedUsage, StoreError};
 use filegate_types::{
     AccountId, ApiError, ChannelId, ErrorCode, KeyId, Money, PriceUnit, Principal,
 };
@@ -100,18 +100,15 @@ impl Hold {
         // Noted first: if this future is dropped, the row may be there all the same.
         locked(&app.relay.books.held).insert(hold_id.clone());
         hold.hold_id = Some(hold_id.clone());
-        let held = app
-            .catalog
-            .hold_relay(
-                hold.account,
-                hold.key,
-                hold.path.clone(),
-                units_max,
-                hold_id,
-                now.plus(LEASE),
-                now,
-            )
-            .await;
+        let new = NewHold {
+            hold_id,
+            account: hold.account,
+            key: hold.key,
+            path: hold.path.clone(),
+            units_max,
+            lease_until: now.plus(LEASE),
+        };
+        let held = app.catalog.hold_relay(new, now).await;
         match held.map_err(|error| store_failed(&error))? {
             Ok(held) => {
                 if held.amount.is_zero() {
@@ -136,15 +133,8 @@ impl Hold {
             return self.write(String::new(), settled).await;
         };
         let captured = self.write(hold_id, settled).await;
-        match &captured {
-            Ok(_) => {
-                self.forget();
-            }
-            Err(_) => {
-                // Whether it was captured is not known. If it was not, the reaper gives it back.
-                self.forget();
-            }
-        }
+        // Where that failed, whether it was captured is not known. If it was not, the reaper gives it back.
+        self.forget();
         captured
     }
 
@@ -156,7 +146,6 @@ impl Hold {
                 channel: settled.channel,
                 path: self.path.clone(),
                 units: settled.units,
-                bytes: settled.bytes,
                 cost: settled.cost,
                 first_answer: settled.first.clone(),
             };
@@ -257,7 +246,7 @@ pub(crate) fn cost(rows: &[CostRow], channel: ChannelId, path: &str, units: u64)
         };
         here(path).or_else(|| here("")).unwrap_or_default()
     };
-    of(PriceUnit::Call).plus(of(PriceUnit::Kilounit).per_kilounit(units))
+    of(PriceUnit::Call).plus(of(PriceUnit::Kilounit).per_thousand(units))
 }
 
 /// The `Idempotency-Key` of a call that makes something, for as long as the call is in progress.

@@ -1,0 +1,445 @@
+//! How a channel is spoken to: HTTP/1.1 on connections that are kept, without redirects, retries or decoding.
+//!
+//! What is certain of a request that failed: as long as there is no connection, and on a kept one that hyper
+//! gives the request back from, nothing was written, so it may be sent again whatever it does. Once it was
+//! handed to the connection anything may have happened upstream.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Response, Uri};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::crypto::ring;
+use rustls_platform_verifier::Verifier;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tower::ServiceExt as _;
+
+use crate::config::Relay as Settings;
+use crate::lifecycle::Tasks;
+
+/// How long a connection is kept without a call.
+pub(crate) const KEPT: Duration = Duration::from_secs(30);
+/// How long it may have been, for a call that cannot be sent again: common servers close after five seconds, and
+/// a close that crosses a request leaves nobody knowing.
+pub(crate) const KEPT_FOR_LASTING: Duration = Duration::from_secs(3);
+/// Bytes that a connection buffers.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Makes connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Transport {
+    connector: HttpsConnector<HttpConnector>,
+    connect_timeout: Duration,
+    answer_timeout: Duration,
+    answer_idle: Duration,
+    tasks: Tasks,
+}
+
+/// Where a channel is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    scheme: Scheme,
+    authority: Authority,
+    /// The value of `Host`.
+    pub(crate) host: HeaderValue,
+    /// What stands before every path, without a slash at its end.
+    prefix: String,
+}
+
+/// The connections of a channel that are kept for the next call.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    idle: Mutex<Vec<Kept>>,
+    max: usize,
+    tasks: Tasks,
+}
+
+#[derive(Debug)]
+struct Kept {
+    sender: http1::SendRequest<Body>,
+    since: Instant,
+}
+
+/// A connection that carries one request.
+pub(crate) struct Connection {
+    sender: http1::SendRequest<Body>,
+    pool: Arc<Pool>,
+    answer_timeout: Duration,
+    answer_idle: Duration,
+}
+
+/// There is no connection.
+#[derive(Debug)]
+pub(crate) struct Unreachable(String);
+
+/// A request got no answer.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// Nothing of it was written. Here it is again.
+    Unsent(Box<Request<Body>>),
+    /// Upstream was silent for too long.
+    Silent,
+    /// The connection broke, or what came was no answer.
+    Broken(String),
+}
+
+impl Origin {
+    /// Of a channel's base URL; `None` for one that cannot be called.
+    pub(crate) fn of(base_url: &str) -> Option<Self> {
+        let uri: Uri = base_url.trim_end_matches('/').parse().ok()?;
+        let scheme = uri.scheme()?.clone();
+        if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
+            return None;
+        }
+        let authority = uri.authority()?.clone();
+        let host = authority.as_str().rsplit('@').next()?;
+        let host = HeaderValue::try_from(host).ok()?;
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Some(Self { scheme, authority, host, prefix })
+    }
+
+    /// `path` with `query` there, as it stands in a request.
+    pub(crate) fn target(&self, path: &str, query: Option<&str>) -> Option<PathAndQuery> {
+        let prefix = &self.prefix;
+        let target = match query {
+            Some(query) if !query.is_empty() => format!("{prefix}{path}?{query}"),
+            _ => format!("{prefix}{path}"),
+        };
+        target.try_into().ok()
+    }
+
+    fn uri(&self) -> Uri {
+        let parts = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
+        parts.path_and_query("/").build().expect("its parts were those of a URI")
+    }
+}
+
+impl Transport {
+    /// # Errors
+    /// If the system's authorities cannot be loaded.
+    pub(crate) fn new(settings: &Settings, tasks: &Tasks) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Verifier::new(Arc::clone(&provider))?;
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(settings.connect_timeout.0));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        Ok(Self {
+            connector,
+            connect_timeout: settings.connect_timeout.0,
+            answer_timeout: settings.answer_timeout.0,
+            answer_idle: settings.answer_idle.0,
+            tasks: tasks.clone(),
+        })
+    }
+
+    /// A connection to `origin`: a kept one that was not idle for longer than `kept_for`, else a new one.
+    pub(crate) async fn connection(
+        &self,
+        pool: &Arc<Pool>,
+        origin: &Origin,
+        kept_for: Duration,
+    ) -> Result<Connection, Unreachable> {
+        let sender = match pool.take(kept_for) {
+            Some(sender) => sender,
+            None => self.connect(pool, origin).await?,
+        };
+        Ok(Connection {
+            sender,
+            pool: Arc::clone(pool),
+            answer_timeout: self.answer_timeout,
+            answer_idle: self.answer_idle,
+        })
+    }
+
+    async fn connect(
+        &self,
+        pool: &Arc<Pool>,
+        origin: &Origin,
+    ) -> Result<http1::SendRequest<Body>, Unreachable> {
+        let connecting = async {
+            let io =
+                self.connector.clone().oneshot(origin.uri()).await.map_err(|e| e.to_string())?;
+            http1::Builder::new()
+                .max_buf_size(BUFFER_BYTES)
+                .handshake(io)
+                .await
+                .map_err(|e| e.to_string())
+        };
+        let connected = timeout(self.connect_timeout, connecting).await;
+        let (sender, connection) = connected
+            .map_err(|_late| Unreachable("no connection in time".to_owned()))?
+            .map_err(Unreachable)?;
+        let (pool, tasks) = (Arc::clone(pool), self.tasks.clone());
+        self.tasks.spawn(async move {
+            let mut connection = std::pin::pin!(connection.with_upgrades());
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = tasks.stopping() => {
+                    pool.clear();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "relay.connection.ended");
+            }
+        });
+        Ok(sender)
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(settings: &Settings, tasks: &Tasks) -> Arc<Self> {
+        let max = settings.idle_connections;
+        Arc::new(Self { idle: Mutex::default(), max, tasks: tasks.clone() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one that was used last.
+    fn take(&self, kept_for: Duration) -> Option<http1::SendRequest<Body>> {
+        let mut idle = self.lock();
+        idle.retain(|kept| !kept.sender.is_closed() && kept.since.elapsed() < KEPT);
+        let at = idle
+            .iter()
+            .rposition(|kept| kept.since.elapsed() < kept_for && kept.sender.is_ready())?;
+        Some(idle.remove(at).sender)
+    }
+
+    /// Keeps a connection whose answer was read to its end.
+    fn give_back(self: &Arc<Self>, mut sender: http1::SendRequest<Body>) {
+        let pool = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if sender.ready().await.is_ok() && !pool.tasks.is_stopping() {
+                let mut idle = pool.lock();
+                if idle.len() < pool.max {
+                    idle.push(Kept { sender, since: Instant::now() });
+                }
+            }
+        });
+    }
+
+    /// Closes what nobody uses: when the gateway stops, or the channel is no longer called.
+    pub(crate) fn clear(&self) {
+        self.lock().clear();
+    }
+}
+
+impl Connection {
+    /// Sends `request` and waits for the head of its answer. While the request's body goes out the time for the
+    /// answer does not run.
+    pub(crate) async fn send(
+        mut self,
+        request: Request<Body>,
+    ) -> Result<Response<AnswerBody>, Unanswered> {
+        let began = Instant::now();
+        let moved = Arc::new(AtomicU64::new(0));
+        let request =
+            request.map(|body| Body::new(Watched { body, began, moved: Arc::clone(&moved) }));
+        let mut answered = std::pin::pin!(self.sender.try_send_request(request));
+        let answered = loop {
+            let since = began + Duration::from_millis(moved.load(Ordering::Relaxed));
+            let deadline = since + self.answer_timeout;
+            tokio::select! {
+                answered = answered.as_mut() => break answered,
+                () = sleep_until(deadline) => {
+                    let later = began + Duration::from_millis(moved.load(Ordering::Relaxed));
+                    if later <= since {
+                        return Err(Unanswered::Silent);
+                    }
+                }
+            }
+        };
+        let answer = answered.map_err(|mut failed| match failed.take_message() {
+            Some(request) => Unanswered::Unsent(Box::new(request)),
+            None => Unanswered::Broken(chain(failed.error())),
+        })?;
+        Ok(answer.map(|body| AnswerBody {
+            body,
+            idle: self.answer_idle,
+            silent: None,
+            lease: Some((self.sender, self.pool)),
+            ended: false,
+        }))
+    }
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A request's body that notes when something of it went out.
+struct Watched {
+    body: Body,
+    began: Instant,
+    /// Milliseconds after `began`.
+    moved: Arc<AtomicU64>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.moved.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer as it comes: each piece at once, and no longer a silence than is allowed. The connection
+/// is kept if the body was read to its end, and closed if it was dropped before.
+#[derive(Debug)]
+pub(crate) struct AnswerBody {
+    body: Incoming,
+    idle: Duration,
+    silent: Option<Silence>,
+    lease: Option<(http1::SendRequest<Body>, Arc<Pool>)>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Silence {
+    sleep: Pin<Box<Sleep>>,
+    /// Whether it is one; else the timer only waits to be used again.
+    lasts: bool,
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AnswerCut {
+    #[error("upstream was silent for too long")]
+    Silent,
+    #[error("upstream broke off")]
+    Broken(#[source] hyper::Error),
+}
+
+impl AnswerBody {
+    /// Whether it came to its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = Instant::now() + self.idle;
+        let silence = self
+            .silent
+            .get_or_insert_with(|| Silence { sleep: Box::pin(sleep_until(deadline)), lasts: true });
+        if !silence.lasts {
+            silence.lasts = true;
+            silence.sleep.as_mut().reset(deadline);
+        }
+        silence.sleep.as_mut().poll(cx)
+    }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = AnswerCut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerCut>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            ready!(self.poll_silence(cx));
+            self.lease = None;
+            return Poll::Ready(Some(Err(AnswerCut::Silent)));
+        };
+        if let Some(silence) = &mut self.silent {
+            silence.lasts = false;
+        }
+        self.ended = frame.is_none();
+        Poll::Ready(frame.map(|frame| frame.map_err(AnswerCut::Broken)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        if let Some((sender, pool)) = self.lease.take()
+            && self.has_ended()
+        {
+            pool.give_back(sender);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_is_scheme_host_and_prefix() {
+        let target = |base: &str| {
+            let origin = Origin::of(base)?;
+            let target = origin.target("/v1/x", Some("a=b"))?;
+            Some((origin.host.to_str().unwrap().to_owned(), target.to_string()))
+        };
+        let some = |host: &str, target: &str| Some((host.to_owned(), target.to_owned()));
+        assert_eq!(target("https://api.minimax.io"), some("api.minimax.io", "/v1/x?a=b"));
+        assert_eq!(target("http://127.0.0.1:81/"), some("127.0.0.1:81", "/v1/x?a=b"));
+        assert_eq!(target("http://h/a/b/"), some("h", "/a/b/v1/x?a=b"));
+        assert_eq!(target("ftp://h"), None);
+        assert_eq!(target("h"), None);
+        assert_eq!(Origin::of("http://h").unwrap().target("/v1/x", None).unwrap(), "/v1/x");
+    }
+}
