@@ -92,7 +92,10 @@ impl Error {
         let Self::Network { source, .. } = self else { return false };
         let mut cause: Option<&(dyn StdError + 'static)> = Some(source.as_ref());
         while let Some(error) = cause {
-            if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut) {
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|e| e.kind() == io::ErrorKind::TimedOut)
+            {
                 return true;
             }
             cause = error.source();

@@ -17,11 +17,6 @@ use crate::moderation::Moderation;
 use crate::pay::Counts;
 use crate::relay::Relay;
 use crate::secrets::Secrets;
-<<<<<<< HEAD
-use crate::relay::Relay;
-=======
-use crate::secrets::Secrets;
->>>>>>> h4
 use crate::shared::callers::Callers;
 use crate::shared::link::Link;
 

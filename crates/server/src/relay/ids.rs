@@ -16,8 +16,7 @@ use filegate_types::{
     AccountId, ApiError, ChannelId, FileId, FileRecord, Principal, PurposeName, UnixMillis,
 };
 
-use super::json::{Kind, MM_FILE};
-use super::refuse::Refusal;
+use super::json::Kind;
 use super::replicate::ReplicateError;
 use crate::app::{App, random};
 use crate::gate::purposes;
@@ -34,8 +33,49 @@ pub(crate) struct Asked {
     pub(crate) kind: Kind,
     /// As the client wrote it, escapes undone; of `mm_file://` what follows.
     pub(crate) text: String,
+    /// Whether that is all that stands there; if not it is no id and no name.
+    pub(crate) exact: bool,
     /// The key or parameter that it is the value of.
     pub(crate) name: Cow<'static, str>,
+}
+
+impl Asked {
+    fn id(&self) -> Result<FileId, Refusal> {
+        let id = self.text.parse().ok().filter(|_| self.exact);
+        id.ok_or_else(|| unknown(self))
+    }
+}
+
+/// Why a call is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// By us.
+    Ours(ApiError),
+    /// In words of upstream's that our own table does not have.
+    Upstreams {
+        /// Its code.
+        code: i64,
+        /// Its words.
+        message: String,
+    },
+}
+
+impl Refusal {
+    /// How upstream refuses a voice that it does not know.
+    pub(crate) fn unknown_voice() -> Self {
+        Self::Upstreams { code: 20132, message: "invalid samples or voice_id".to_owned() }
+    }
+
+    /// How upstream refuses to make a voice that is there already.
+    pub(crate) fn voice_taken() -> Self {
+        Self::Upstreams { code: 2039, message: "voice clone voice id duplicate".to_owned() }
+    }
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Ours(error)
+    }
 }
 
 /// What a call does with the voice that it names.
@@ -94,7 +134,7 @@ pub(crate) struct Needs {
     /// Where each thing is that is in some places only.
     pins: Vec<(Tied, BTreeSet<ChannelId>)>,
     /// For each of what was asked, in order.
-    stands: Vec<(Kind, Stands)>,
+    stands: Vec<Stands>,
     /// Copies that are there already.
     copies: HashMap<(ChannelId, FileId), Arc<str>>,
 }
@@ -156,17 +196,13 @@ impl Needs {
     }
 
     /// What stands on `channel` in the place of the `index`th of what was asked; `None` for the same.
-    pub(crate) fn replacement(&self, index: usize, channel: ChannelId) -> Option<Cow<'_, str>> {
-        let (kind, stands) = self.stands.get(index)?;
-        let id = match stands {
-            Stands::Same => return None,
-            Stands::Copy(file) => &**self.copy(channel, *file)?,
-            Stands::Upstream(id) => id,
-        };
-        Some(match kind {
-            Kind::MmFile => Cow::Owned(format!("{MM_FILE}{id}")),
-            _ => Cow::Borrowed(id),
-        })
+    pub(crate) fn replacement(&self, index: usize, channel: ChannelId) -> Option<&str> {
+        let stands = self.stands.get(index)?;
+        match stands {
+            Stands::Same => None,
+            Stands::Copy(file) => self.copy(channel, *file).map(|id| &**id),
+            Stands::Upstream(id) => Some(id),
+        }
     }
 }
 
@@ -187,11 +223,7 @@ pub(crate) async fn resolve(
         ))
         .into());
     }
-    let mut needs =
-        Needs { stands: vec![(Kind::Units, Stands::Same); asked.len()], ..Needs::default() };
-    for (one, place) in asked.iter().zip(&mut needs.stands) {
-        place.0 = one.kind;
-    }
+    let mut needs = Needs { stands: vec![Stands::Same; asked.len()], ..Needs::default() };
     files(app, principal, asked, &mut needs).await?;
     tasks(app, principal, asked, &mut needs).await?;
     voices(app, principal, voice_use, asked, own, &mut needs).await?;
@@ -207,7 +239,7 @@ async fn files(
     let mut wanted: HashMap<FileId, Vec<usize>> = HashMap::new();
     for (index, one) in asked.iter().enumerate() {
         if matches!(one.kind, Kind::FileId | Kind::MmFile) {
-            let id = one.text.parse().map_err(|_not_an_id| unknown(one))?;
+            let id = one.id()?;
             wanted.entry(id).or_default().push(index);
         }
     }
@@ -220,7 +252,7 @@ async fn files(
         purposes::check(principal, &file.purpose)?;
         content::check_given_out(&file)?;
         for index in wanted.remove(&file.file_id).unwrap_or_default() {
-            needs.stands[index].1 = Stands::Copy(file.file_id);
+            needs.stands[index] = Stands::Copy(file.file_id);
         }
         needs.files.push(file);
     }
@@ -234,7 +266,7 @@ async fn files(
         };
         purposes::check(principal, &purpose)?;
         for index in indices {
-            needs.stands[index].1 = Stands::Upstream(upstream_id.clone());
+            needs.stands[index] = Stands::Upstream(upstream_id.clone());
         }
         needs.pins.push((Tied::File, [channel_id].into()));
     }
@@ -260,15 +292,14 @@ async fn tasks(
             continue;
         }
         if !known.contains_key(one.text.as_str()) {
-            let id: FileId = one.text.parse().map_err(|_not_an_id| unknown(one))?;
-            let found = app.catalog.task(principal.account_id, id).await.map_err(failed)?;
+            let found = app.catalog.task(principal.account_id, one.id()?).await.map_err(failed)?;
             let task = found.ok_or_else(|| unknown(one))?;
             needs.pins.push((Tied::Task, [task.channel_id].into()));
             needs.task = needs.task.or(Some(task.task_id));
             known.insert(&one.text, task);
         }
         let upstream_id = known[one.text.as_str()].upstream_id.clone();
-        needs.stands[index].1 = Stands::Upstream(upstream_id);
+        needs.stands[index] = Stands::Upstream(upstream_id);
     }
     Ok(())
 }
@@ -281,6 +312,9 @@ async fn voices(
     own: &BTreeSet<ChannelId>,
     needs: &mut Needs,
 ) -> Result<(), Refusal> {
+    if asked.iter().any(|one| one.kind == Kind::VoiceId && !one.exact) {
+        return Err(Refusal::unknown_voice());
+    }
     // White space around a name is none of it: who adds some means the same voice, and upstream may think so too.
     let named = asked.iter().filter(|one| one.kind == Kind::VoiceId);
     let names: BTreeSet<String> = named.map(|one| one.text.trim().to_owned()).collect();
@@ -335,7 +369,7 @@ impl From<ReplicateError> for Refusal {
         match error {
             ReplicateError::NotFound => ApiError::invalid("file_id not exist").into(),
             ReplicateError::Ours(error) => error.into(),
-            ReplicateError::Refused { code, message } => Self::upstream(code, message),
+            ReplicateError::Refused { code, message } => Self::Upstreams { code, message },
             ReplicateError::Channel(_) => {
                 ApiError::plain(filegate_types::ErrorCode::Internal).retry_after(5).into()
             }
@@ -389,8 +423,7 @@ impl Born {
             }
             Kind::FileId => Some(shown(self.file_of(app, text, now).await?)),
             Kind::MmFile => {
-                let known = self.known_file(app, text).await?;
-                known.map(|id| format!("{MM_FILE}{}", shown(id)))
+                self.known_file(app, text).await?.map(shown)
             }
             Kind::VoiceId
             | Kind::CallbackUrl

@@ -32,10 +32,7 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) fn new(_config: &Config, _tasks: &Tasks) -> Self {
-        Self {
-            replicator: replicate::Replicator::default(),
-            books: money::Books::default(),
-        }
+        Self { replicator: replicate::Replicator::default(), books: money::Books::default() }
     }
 
     /// Whether there is a channel at all.

@@ -8,7 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use filegate_store::{CostRow, FirstAnswer, KeptAnswer, NewHold, Relayed, RelayedUsage, StoreError};
+use filegate_store::{
+    CostRow, FirstAnswer, KeptAnswer, NewHold, Relayed, RelayedUsage, StoreError,
+};
 use filegate_types::{
     AccountId, ApiError, ChannelId, ErrorCode, KeyId, Money, PriceUnit, Principal,
 };
@@ -199,13 +201,13 @@ impl Drop for Hold {
 /// Renews the holds of calls in progress until the server stops.
 pub(crate) async fn upkeep(app: Arc<App>) {
     loop {
-        // Not only until the stop begins: calls in progress end after it.
-        tokio::time::sleep(LEASE / 3).await;
+        tokio::select! {
+            // What is still held lasts longer than a stop takes.
+            () = app.tasks.stopping() => return,
+            () = tokio::time::sleep(LEASE / 3) => {}
+        }
         let held: Vec<_> = locked(&app.relay.books.held).iter().cloned().collect();
         if held.is_empty() {
-            if app.tasks.is_stopping() {
-                return;
-            }
             continue;
         }
         let until = app.clock.now().plus(LEASE);
@@ -239,9 +241,8 @@ pub(crate) async fn write_down(app: &App) -> Result<(), StoreError> {
 pub(crate) fn cost(rows: &[CostRow], channel: ChannelId, path: &str, units: u64) -> Money {
     let of = |unit: PriceUnit| {
         let here = |path: &str| {
-            let fits = |row: &&CostRow| {
-                row.channel_id == channel && row.unit == unit && row.path == path
-            };
+            let fits =
+                |row: &&CostRow| row.channel_id == channel && row.unit == unit && row.path == path;
             rows.iter().find(fits).map(|row| row.amount)
         };
         here(path).or_else(|| here("")).unwrap_or_default()

@@ -281,12 +281,16 @@ impl Claimed<'_> {
                 Ok(Some((upstream_id, Some(bytes))))
             }
             Some(Err(error)) => {
-                let (account, file, channel) = (self.account, self.file_id, self.endpoint.channel_id);
+                let (account, file, channel) =
+                    (self.account, self.file_id, self.endpoint.channel_id);
                 let given_back =
                     self.app.catalog.replica_failed(account, file, channel, self.holder.to_owned());
                 if let Err(error) = given_back.await {
                     // It ends with its lease.
-                    tracing::warn!(error = &error as &dyn std::error::Error, "relay.replicate.claim");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "relay.replicate.claim"
+                    );
                 }
                 Err(error)
             }
@@ -305,13 +309,15 @@ impl Claimed<'_> {
             let until = self.app.clock.now().plus(LEASE);
             let (account, file, channel) = (self.account, self.file_id, self.endpoint.channel_id);
             let holder = self.holder.to_owned();
-            let renewing =
-                self.app.catalog.renew_replica(account, file, channel, holder, until);
+            let renewing = self.app.catalog.renew_replica(account, file, channel, holder, until);
             match renewing.await {
                 Ok(true) => held = Instant::now(),
                 Ok(false) => return None,
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "relay.replicate.renew");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "relay.replicate.renew"
+                    );
                     if held.elapsed() >= LEASE {
                         return None;
                     }
