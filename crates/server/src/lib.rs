@@ -173,6 +173,7 @@ impl Server {
         jobs::start(&app);
         tasks.spawn(metrics_upkeep(Arc::clone(&app)));
         tasks.spawn(gate::upkeep(Arc::clone(&app)));
+        tasks.spawn(relay::money::upkeep(Arc::clone(&app)));
         app.started.store(true, Ordering::Release);
         let admin_token = fresh.then_some(token);
         Ok(Self { app, address, admin_address, admin_token, swept, _lock: lock })

@@ -24,6 +24,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use crate::app::App;
 use crate::pay;
+use crate::relay;
 
 /// Blobs purged at a time.
 const PURGES: usize = 16;
@@ -94,6 +95,11 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
         tracing::info!(uploads = reaped, "jobs.reaped");
     }
     pay::write_down(app).await?;
+    relay::write_down(app).await?;
+    let voided = app.catalog.reap_holds(now, BATCH).await?;
+    if voided > 0 {
+        tracing::info!(holds = voided, "jobs.holds.voided");
+    }
     storage::charge(app, now).await?;
     app.catalog.forget_answers(now, BATCH).await?;
     while !app.tasks.is_stopping() {

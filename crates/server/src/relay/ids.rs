@@ -499,3 +499,100 @@ fn id_bits() -> [u16; 8] {
     let bytes: [u8; 16] = random();
     std::array::from_fn(|i| u16::from_be_bytes([bytes[2 * i], bytes[2 * i + 1]]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(channels: &[i64]) -> BTreeSet<ChannelId> {
+        channels.iter().copied().map(ChannelId).collect()
+    }
+
+    fn pinned(pins: &[(Tied, &[i64])], usable: &[i64]) -> Result<Option<BTreeSet<ChannelId>>, Refusal> {
+        let pins = pins.iter().map(|(tied, places)| (*tied, set(places))).collect();
+        let usable = set(usable);
+        Needs { pins, ..Needs::default() }.pinned(|channel| usable.contains(&channel))
+    }
+
+    fn words(refusal: &Refusal) -> String {
+        match refusal {
+            Refusal::Ours(error) => error.to_string(),
+            Refusal::Upstreams { code, message } => format!("{message} ({code})"),
+        }
+    }
+
+    #[test]
+    fn a_call_goes_where_all_is_that_it_names() {
+        assert_eq!(pinned(&[], &[1]).unwrap(), None);
+        assert_eq!(pinned(&[(Tied::Task, &[2])], &[1, 2]).unwrap(), Some(set(&[2])));
+        let two = [(Tied::Voice, &[1, 2][..]), (Tied::Voice, &[2, 3])];
+        assert_eq!(pinned(&two, &[1, 2, 3]).unwrap(), Some(set(&[2])));
+        let apart = pinned(&[(Tied::Voice, &[1]), (Tied::File, &[2])], &[1, 2]).unwrap_err();
+        assert!(words(&apart).contains("different upstream accounts"), "{}", words(&apart));
+        assert!(words(&apart).ends_with("(2013)"));
+        // One of the two is not there any more, and the other is elsewhere.
+        let apart = pinned(&two, &[1, 3]).unwrap_err();
+        assert!(words(&apart).contains("different upstream accounts"));
+    }
+
+    #[test]
+    fn what_died_with_its_account_says_so() {
+        for (tied, name) in [(Tied::File, "file"), (Tied::Task, "task"), (Tied::Voice, "voice")] {
+            let gone = words(&pinned(&[(tied, &[2])], &[1]).unwrap_err());
+            assert!(gone.contains(&format!("the upstream account of this {name} is gone")), "{gone}");
+        }
+    }
+
+    #[test]
+    fn a_voice_is_made_again_elsewhere_only_if_its_account_is_gone() {
+        let needs = Needs { remade: set(&[2]), ..Needs::default() };
+        assert_eq!(needs.pinned(|_| true).unwrap(), Some(set(&[2])));
+        assert_eq!(needs.pinned(|channel| channel != ChannelId(2)).unwrap(), None);
+    }
+
+    #[test]
+    fn each_channel_has_its_own_ids_of_a_file() {
+        let [one, two] = [1, 2].map(|id| FileId::new(id).unwrap());
+        let (here, there) = (ChannelId(1), ChannelId(2));
+        let mut needs = Needs {
+            stands: vec![
+                Stands::Copy(one),
+                Stands::Upstream("77".to_owned()),
+                Stands::Same,
+                Stands::Copy(two),
+            ],
+            ..Needs::default()
+        };
+        needs.copied(here, one, "11".into());
+        needs.copied(there, one, "21".into());
+        let on = |needs: &Needs, channel| {
+            (0..5).map(|n| needs.replacement(n, channel).map(str::to_owned)).collect::<Vec<_>>()
+        };
+        let is = |text: &str| Some(text.to_owned());
+        assert_eq!(on(&needs, here), [is("11"), is("77"), None, None, None]);
+        needs.copied(there, two, "22".into());
+        assert_eq!(on(&needs, there), [is("21"), is("77"), None, is("22"), None]);
+    }
+
+    #[test]
+    fn ids_that_are_none_are_refused_as_those_that_do_not_exist() {
+        let asked = |kind, text: &str, exact, name: &'static str| Asked {
+            kind,
+            text: text.to_owned(),
+            exact,
+            name: name.into(),
+        };
+        for text in ["0", "-1", "1.0", "1e3", "01", " 1", "9223372036854775808", "abc", "12/34"] {
+            for kind in [Kind::FileId, Kind::MmFile] {
+                let refused = asked(kind, text, true, "file_id").id().unwrap_err();
+                assert_eq!(words(&refused), "invalid params, file_id not exist (2013)");
+            }
+        }
+        let cut = asked(Kind::FileId, "1", false, "file_id").id().unwrap_err();
+        assert_eq!(words(&cut), "invalid params, file_id not exist (2013)");
+        let task = asked(Kind::TaskId, "x", true, "source_task_id").id().unwrap_err();
+        assert_eq!(words(&task), "invalid params, task_id not exist (2013)");
+        let text = asked(Kind::FileId, "x", true, "text_file_id").id().unwrap_err();
+        assert_eq!(words(&text), "invalid params, text_file_id not exist (2013)");
+    }
+}

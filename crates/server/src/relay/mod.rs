@@ -50,3 +50,9 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
     let error = admitted.err().unwrap_or_else(|| ApiError::plain(ErrorCode::Internal));
     reply::refusal(&error, reply::bare)
 }
+
+/// Writes down what was counted.
+pub(crate) async fn write_down(app: &App) -> Result<(), filegate_store::StoreError> {
+    money::write_down(app).await?;
+    replicate::write_down(app).await
+}
