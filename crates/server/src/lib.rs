@@ -13,7 +13,7 @@
 //! | `moderation` | what an upload is asked before it lands |
 //! | `origins` | which setting was set where |
 //! | [`Stores`] | which stores there are, and who else may use them |
-//! | `relay` | every other call of upstream's, on channels |
+//! | `relay` | every other call of upstream's, on channels; [`json`] finds and replaces ids in them |
 //! | `pay` | what reads cost, and counts of calls |
 //! | `secrets` | what seals the keys of channels |
 //! | `shared` | what replicas share through Redis |
@@ -69,6 +69,7 @@ pub use http::openapi_document;
 pub use http::range;
 pub use intake::inspect_file;
 pub use moderation::{ImageHashError, image_hash, normal_form};
+pub use relay::json;
 pub use shared::{RedisFacts, RedisFault};
 pub use stores::Stores;
 

@@ -274,7 +274,10 @@ async fn files(
         return Ok(());
     }
     let ids = needs.files.iter().map(|file| file.file_id).collect();
-    for copy in app.catalog.replicas_of(account, ids, now).await.map_err(failed)? {
+    for copy in app.catalog.replicas_of(account, ids).await.map_err(failed)? {
+        if copy.expires_at.is_some_and(|at| at <= now) {
+            continue;
+        }
         needs.copies.insert((copy.channel_id, copy.file_id), copy.upstream_id.into());
     }
     Ok(())
@@ -422,9 +425,7 @@ impl Born {
                 Some(shown(task))
             }
             Kind::FileId => Some(shown(self.file_of(app, text, now).await?)),
-            Kind::MmFile => {
-                self.known_file(app, text).await?.map(shown)
-            }
+            Kind::MmFile => self.known_file(app, text).await?.map(shown),
             Kind::VoiceId
             | Kind::CallbackUrl
             | Kind::StatusCode
@@ -468,6 +469,7 @@ impl Born {
             filename: name_of(&self.purpose).to_owned(),
             task_id: self.task,
             expires_at: None,
+            keep: self.principal.settings.keep_outputs.unwrap_or(app.config.relay.keep_outputs),
             id_bits: id_bits(),
         };
         app.catalog.adopt_file(new, now).await
@@ -475,7 +477,11 @@ impl Born {
 
     /// The file that has this id upstream, if we know it; `Some(None)` if it is somebody else's.
     #[expect(clippy::option_option, reason = "not known and not to be known are different")]
-    async fn known_file(&self, app: &App, text: &str) -> Result<Option<Option<FileId>>, StoreError> {
+    async fn known_file(
+        &self,
+        app: &App,
+        text: &str,
+    ) -> Result<Option<Option<FileId>>, StoreError> {
         let found = app.catalog.local_of_upstream(self.channel, vec![text.to_owned()]).await?;
         Ok(found.into_iter().next().map(|(_, id, owner)| (owner == self.account).then_some(id)))
     }
@@ -508,7 +514,10 @@ mod tests {
         channels.iter().copied().map(ChannelId).collect()
     }
 
-    fn pinned(pins: &[(Tied, &[i64])], usable: &[i64]) -> Result<Option<BTreeSet<ChannelId>>, Refusal> {
+    fn pinned(
+        pins: &[(Tied, &[i64])],
+        usable: &[i64],
+    ) -> Result<Option<BTreeSet<ChannelId>>, Refusal> {
         let pins = pins.iter().map(|(tied, places)| (*tied, set(places))).collect();
         let usable = set(usable);
         Needs { pins, ..Needs::default() }.pinned(|channel| usable.contains(&channel))
@@ -539,7 +548,10 @@ mod tests {
     fn what_died_with_its_account_says_so() {
         for (tied, name) in [(Tied::File, "file"), (Tied::Task, "task"), (Tied::Voice, "voice")] {
             let gone = words(&pinned(&[(tied, &[2])], &[1]).unwrap_err());
-            assert!(gone.contains(&format!("the upstream account of this {name} is gone")), "{gone}");
+            assert!(
+                gone.contains(&format!("the upstream account of this {name} is gone")),
+                "{gone}"
+            );
         }
     }
 

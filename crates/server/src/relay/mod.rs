@@ -1,10 +1,15 @@
 //! Calls that are upstream's to answer, on a channel.
 
 mod body;
+pub(crate) mod calls;
+pub(crate) mod events;
 mod headers;
 mod http;
+pub(crate) mod ids;
 mod interim;
+pub mod json;
 pub(crate) mod money;
+pub(crate) mod named;
 pub(crate) mod replicate;
 pub(crate) mod target;
 

@@ -57,10 +57,8 @@ impl Named {
     }
 
     fn add(&mut self, asked: Asked, place: Place) {
-        let names = matches!(
-            asked.kind,
-            Kind::FileId | Kind::TaskId | Kind::VoiceId | Kind::MmFile
-        );
+        let names =
+            matches!(asked.kind, Kind::FileId | Kind::TaskId | Kind::VoiceId | Kind::MmFile);
         if names {
             self.asked.push(asked);
             self.places.push(place);
