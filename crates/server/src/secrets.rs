@@ -115,31 +115,16 @@ impl Secrets {
         })
     }
 
-    /// Seals a key for `base_url`. The first one that is sealed makes the file in the data directory.
-    pub(crate) fn seal(&self, key: &str, base_url: &str) -> Result<Vec<u8>, SecretError> {
-        let known = match self.sealer() {
-            Some(known) => known,
-            None => self.read_again()?.map_or_else(|| self.make(), Ok)?,
-        };
-        known.seal(key, base_url, random()).map_err(|why| SecretError::Unreadable(why.to_string()))
-    }
-
-    /// As [`seal`](Self::seal) for what is only tried: where there is no file yet, none is made.
-    pub(crate) fn try_seal(&self, key: &str, base_url: &str) -> Result<Vec<u8>, SecretError> {
-        if self.sealer().is_none() && matches!(self.source, Source::DataDir(_)) {
-            return Ok(Vec::new());
+    /// What seals keys from now on, as the file says at this moment. The first that asks makes the file in the
+    /// data directory; with `only_tried` what is sealed is thrown away, and none is made.
+    pub(crate) fn to_seal(&self, only_tried: bool) -> Result<Arc<Sealer>, SecretError> {
+        match self.read_again()? {
+            Some(known) => Ok(known),
+            None if only_tried && matches!(self.source, Source::DataDir(_)) => {
+                Ok(Arc::new(Sealer::new(vec![random()])))
+            }
+            None => self.make(),
         }
-        self.seal(key, base_url)
-    }
-
-    /// Reads the file again, so that what is sealed next is sealed with what is first in it now.
-    pub(crate) fn refresh(&self) -> Result<(), SecretError> {
-        self.read_again().map(drop)
-    }
-
-    /// Whether a key is sealed with another key than what is sealed next.
-    pub(crate) fn needs_reseal(&self, channel: &ChannelRow) -> bool {
-        self.sealer().is_none_or(|known| known.needs_reseal(&channel.sealed_key))
     }
 
     fn sealer(&self) -> Option<Arc<Sealer>> {
@@ -272,22 +257,26 @@ mod tests {
         BASE64.encode([seed; 32])
     }
 
+    fn seal(secrets: &Secrets) -> Vec<u8> {
+        secrets.to_seal(false).unwrap().seal(KEY, URL, random()).unwrap()
+    }
+
     #[test]
     fn the_first_channel_makes_the_file_and_the_next_start_opens_it() {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join(FILE);
         let secrets = Secrets::new(&in_dir(home.path())).unwrap();
-        assert_eq!(secrets.try_seal(KEY, URL).unwrap(), b"");
+        secrets.to_seal(true).unwrap().seal(KEY, URL, random()).unwrap();
         assert!(!file.try_exists().unwrap());
         assert!(matches!(secrets.open(&row(vec![1])), Err(SecretError::Unset)));
-        let sealed = secrets.seal(KEY, URL).unwrap();
+        let sealed = seal(&secrets);
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
         assert_eq!(secrets.open(&row(sealed.clone())).unwrap(), KEY);
         let next = Secrets::new(&in_dir(home.path())).unwrap();
         assert_eq!(next.open(&row(sealed.clone())).unwrap(), KEY);
         // Another process seals with the same one.
-        assert!(!next.needs_reseal(&row(secrets.seal(KEY, URL).unwrap())));
+        assert_eq!(secrets.open(&row(seal(&next))).unwrap(), KEY);
         // The file of somebody else: what helps is said, the key is not.
         fs::write(&file, line(7)).unwrap();
         let lost = Secrets::new(&in_dir(home.path())).unwrap();
@@ -299,7 +288,7 @@ mod tests {
     fn a_process_that_was_there_first_finds_the_file_of_another() {
         let home = tempfile::tempdir().unwrap();
         let (one, two) = (Secrets::new(&in_dir(home.path())), Secrets::new(&in_dir(home.path())));
-        let sealed = two.unwrap().seal(KEY, URL).unwrap();
+        let sealed = seal(&two.unwrap());
         assert_eq!(one.unwrap().open(&row(sealed)).unwrap(), KEY);
     }
 
@@ -310,13 +299,12 @@ mod tests {
         fs::write(&file, format!("# made today\n\n{}\n", line(1))).unwrap();
         let (secrets, other) =
             (Secrets::new(&with_file(&file)).unwrap(), Secrets::new(&with_file(&file)).unwrap());
-        let old = row(secrets.seal(KEY, URL).unwrap());
+        let old = row(seal(&secrets));
         fs::write(&file, format!("{}\n{}\n", line(2), line(1))).unwrap();
-        secrets.refresh().unwrap();
-        assert!(secrets.needs_reseal(&old));
+        assert!(secrets.to_seal(false).unwrap().needs_reseal(&old.sealed_key));
         assert_eq!(secrets.open(&old).unwrap(), KEY);
-        let new = row(secrets.seal(KEY, URL).unwrap());
-        assert!(!secrets.needs_reseal(&new));
+        let new = row(seal(&secrets));
+        assert!(!secrets.to_seal(false).unwrap().needs_reseal(&new.sealed_key));
         // One that has not looked since opens it too.
         assert_eq!(other.open(&new).unwrap(), KEY);
     }
@@ -336,12 +324,12 @@ mod tests {
         let mut replica = in_dir(home.path());
         replica.database_url = Secret::from("postgres://db/files".to_owned());
         let secrets = Secrets::new(&replica).unwrap();
-        let why = secrets.seal(KEY, URL).unwrap_err().to_string();
+        let why = secrets.to_seal(false).unwrap_err().to_string();
         assert!(why.contains("relay.secret_key_file or relay.secret_key"), "{why}");
         assert!(!home.path().join(FILE).try_exists().unwrap());
         replica.relay.secret_key = Secret::from(line(3));
         let secrets = Secrets::new(&replica).unwrap();
-        let sealed = secrets.seal(KEY, URL).unwrap();
+        let sealed = seal(&secrets);
         assert_eq!(secrets.open(&row(sealed)).unwrap(), KEY);
     }
 }

@@ -20,11 +20,11 @@ pub use blobs::{
 pub use catalog::admin;
 pub use catalog::{
     AdoptedFile, BookFault, Caller, Catalog, ChannelRow, Claim, CommitOutcome, CostRow,
-    DeleteCause, DeleteOutcome, FirstAnswer, Held, Job, JobKind, KeepOutcome, KeptAnswer, KeyDraft,
-    KeyRow, NewAdopted, NewFile, NewHold, NewTask, NewUpload, PostgresFacts, PostgresOptions,
-    Quota, RelayPrices, Relayed, RelayedUsage, Replica, ReplicaState, Short, TaskRow, Usage,
-    VoiceRow, VoiceState,
+    DeleteCause, DeleteOutcome, DrainProgress, FirstAnswer, Held, Job, JobKind, KeepOutcome,
+    KeptAnswer, KeyDraft, KeyRow, NewAdopted, NewFile, NewHold, NewTask, NewUpload, PostgresFacts,
+    PostgresOptions, Quota, RelayPrices, Relayed, RelayedUsage, Replica, ReplicaState, Short,
+    TaskRow, Usage, VoiceRow, VoiceState,
 };
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};
-pub use seal::{SealError, Sealer};
+pub use seal::{SealError, Sealer, Unsealed};

@@ -11,6 +11,7 @@
 //! that was changed in the database to point at somebody else does not give up its key.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest as _, Sha256};
@@ -29,6 +30,43 @@ pub struct Sealer {
 struct SealingKey {
     name: [u8; NAME_BYTES],
     key: LessSafeKey,
+}
+
+/// A key that is about to be sealed, once it is known for where. `Debug` does not show it.
+#[derive(Clone)]
+pub struct Unsealed {
+    plain: String,
+    sealer: Arc<Sealer>,
+    nonce: [u8; NONCE_LEN],
+}
+
+/// The shortest key of which the last characters are shown.
+const HINTED_BYTES_MIN: usize = 12;
+
+impl Unsealed {
+    /// A key that `sealer` is to seal. `nonce` is random, and for nothing else.
+    pub fn new(plain: String, sealer: Arc<Sealer>, nonce: [u8; NONCE_LEN]) -> Self {
+        Self { plain, sealer, nonce }
+    }
+
+    /// The last four characters; none of a key so short that they would say much of it.
+    pub fn hint(&self) -> &str {
+        match self.plain.char_indices().rev().nth(3) {
+            Some((at, _)) if self.plain.len() >= HINTED_BYTES_MIN => &self.plain[at..],
+            _ => "",
+        }
+    }
+
+    /// The key, sealed for `bound_to`.
+    pub fn seal(&self, bound_to: &str) -> Result<Vec<u8>, SealError> {
+        self.sealer.seal(&self.plain, bound_to, self.nonce)
+    }
+}
+
+impl fmt::Debug for Unsealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unsealed(…)")
+    }
 }
 
 /// Why something sealed does not open. None of the texts says what is in it.
@@ -186,6 +224,16 @@ mod tests {
             assert_eq!(only.open(unreadable, URL), Err(SealError::Unreadable));
             assert!(only.needs_reseal(unreadable));
         }
+    }
+
+    #[test]
+    fn a_key_that_waits_to_be_sealed_shows_its_end_at_most() {
+        let only = Arc::new(Sealer::new(vec![[1; 32]]));
+        let waiting = |plain: &str| Unsealed::new(plain.to_owned(), Arc::clone(&only), [4; 12]);
+        assert_eq!(waiting(KEY).hint(), ".key");
+        assert_eq!((waiting("sk-test").hint(), waiting("").hint()), ("", ""));
+        assert_eq!(format!("{:?}", waiting(KEY)), "Unsealed(…)");
+        assert_eq!(only.open(&waiting(KEY).seal(URL).unwrap(), URL).unwrap(), KEY);
     }
 
     proptest! {

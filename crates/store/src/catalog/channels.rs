@@ -1,10 +1,11 @@
 //! Channels as the relay sees them: where calls go, and what became of the last ones.
 
 use std::io;
+use std::time::Duration;
 
 use filegate_types::{
-    AccountId, ChannelCondition, ChannelId, ChannelSettings, ChannelState, Money, PriceUnit,
-    UnixMillis,
+    AccountId, ChannelCondition, ChannelId, ChannelSettings, ChannelState, FileId, Money,
+    PriceUnit, UnixMillis,
 };
 
 use super::sql::{self, Row};
@@ -55,7 +56,126 @@ pub struct CostRow {
     pub amount: Money,
 }
 
+/// How far a channel is drained of files, and what stays on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DrainProgress {
+    /// Files with a copy there that were used of late.
+    pub total: u64,
+    /// Of them, those that another live channel has as well.
+    pub moved: u64,
+    /// Of them, those that could not be copied so far.
+    pub failed: u64,
+    /// Tasks there that may still run or have results: of the last seven days.
+    pub tasks: u64,
+    /// Voices there. They cannot be copied.
+    pub voices: u64,
+}
+
+/// A file that was not used for so long stays where it is when its channel is drained: whoever needs it
+/// again has it copied then.
+const DRAINED_OF_LAST: Duration = Duration::from_hours(30 * 24);
+/// Upstream keeps no task longer.
+const TASKS_OF_LAST: Duration = Duration::from_hours(7 * 24);
+
+/// Whether the file of `$file` has a usable copy on a live channel beside ?1; ?2 is the time.
+macro_rules! elsewhere {
+    ($file:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM replicas o JOIN channels oc ON oc.channel_id = o.channel_id
+                     WHERE o.file_id = ",
+            $file,
+            " AND o.channel_id <> ?1 AND o.state = 'ready' AND oc.state = 'active'
+                       AND (o.expires_at IS NULL OR o.expires_at > ?2))"
+        )
+    };
+}
+
 impl Catalog {
+    /// How far a channel is drained. Counts rows: for people, and for the end of a drain.
+    ///
+    /// A file could not be copied so far if the job that copies it has failed: its target is
+    /// `ACCOUNT_ID/FILE_ID`, and may have more after a slash, before which the digit 0 comes next.
+    pub async fn drain_progress(
+        &self,
+        channel: ChannelId,
+        now: UnixMillis,
+    ) -> Result<DrainProgress, StoreError> {
+        self.engine
+            .read_slowly("looking how far a channel is drained", move |c| {
+                let (total, moved, failed): (i64, i64, i64) = c.query_row(
+                    concat!(
+                        "SELECT count(*), CAST(coalesce(sum(moved), 0) AS BIGINT),
+                                CAST(coalesce(sum(CASE WHEN moved = 0 THEN failed ELSE 0 END), 0) AS BIGINT)
+                         FROM (SELECT CASE WHEN ",
+                        elsewhere!("r.file_id"),
+                        " THEN 1 ELSE 0 END AS moved,
+                                      CASE WHEN EXISTS (
+                                          SELECT 1 FROM jobs j WHERE j.kind = 'replicate' AND j.attempts > 0
+                                              AND (j.target = r.account_id || '/' || r.file_id
+                                                   OR (j.target > r.account_id || '/' || r.file_id || '/'
+                                                       AND j.target < r.account_id || '/' || r.file_id || '0')))
+                                      THEN 1 ELSE 0 END AS failed
+                               FROM replicas r
+                               WHERE r.channel_id = ?1 AND r.state = 'ready' AND r.used_at >= ?3
+                                 AND (r.expires_at IS NULL OR r.expires_at > ?2)) AS there"
+                    ),
+                    (channel.0, now.0, now.minus(DRAINED_OF_LAST).0),
+                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+                )?;
+                let tasks: i64 = c.query_row(
+                    "SELECT count(*) FROM tasks WHERE channel_id = ?1 AND created_at >= ?2",
+                    (channel.0, now.minus(TASKS_OF_LAST).0),
+                    |row| row.get(0),
+                )?;
+                let voices: i64 = c.query_row(
+                    "SELECT count(*) FROM voices WHERE channel_id = ?1 AND state = 'ready'",
+                    [channel.0],
+                    |row| row.get(0),
+                )?;
+                Ok(DrainProgress {
+                    total: total.cast_unsigned(),
+                    moved: moved.cast_unsigned(),
+                    failed: failed.cast_unsigned(),
+                    tasks: tasks.cast_unsigned(),
+                    voices: voices.cast_unsigned(),
+                })
+            })
+            .await
+    }
+
+    /// Files that were used of late and whose only usable copy on a live channel is there, or on none: the
+    /// next after `after`, in the order of their ids, at most `limit`.
+    pub async fn drain_next(
+        &self,
+        channel: ChannelId,
+        after: Option<FileId>,
+        limit: u32,
+        now: UnixMillis,
+    ) -> Result<Vec<(AccountId, FileId)>, StoreError> {
+        self.engine
+            .read("looking for files to be drained", move |c| {
+                let mut statement = c.prepare_cached(concat!(
+                    "SELECT r.account_id, r.file_id FROM replicas r
+                     WHERE r.channel_id = ?1 AND r.state = 'ready' AND r.used_at >= ?3
+                       AND (r.expires_at IS NULL OR r.expires_at > ?2) AND r.file_id > ?4
+                       AND NOT ",
+                    elsewhere!("r.file_id"),
+                    " ORDER BY r.file_id LIMIT ?5"
+                ))?;
+                let since = now.minus(DRAINED_OF_LAST);
+                let after = after.map_or(0, FileId::get);
+                let rows = statement.query_map(
+                    (channel.0, now.0, since.0, after, i64::from(limit)),
+                    |row| {
+                        let id = FileId::new(row.get(1)?).map_err(|e| corrupt_column(1, e))?;
+                        Ok((AccountId(row.get(0)?), id))
+                    },
+                )?;
+                rows.collect()
+            })
+            .await
+    }
+
     /// Every channel, oldest first. Those that are removed too: whose a task or a voice was is still asked.
     pub async fn channels(&self) -> Result<Vec<ChannelRow>, StoreError> {
         self.engine

@@ -35,7 +35,7 @@ use serde::de::DeserializeOwned;
 
 pub use adopted::{AdoptedFile, KeepOutcome, NewAdopted};
 pub use books::{BookFault, CallPrices, Short};
-pub use channels::{ChannelRow, CostRow};
+pub use channels::{ChannelRow, CostRow, DrainProgress};
 pub(crate) use files::drop_lost;
 pub use files::{DeleteCause, DeleteOutcome};
 pub use holds::{Held, NewHold, RelayPrices, Relayed, RelayedUsage};

@@ -1,15 +1,18 @@
 //! Every change and every question of operators, on both databases.
 
+use std::sync::Arc;
+
 use filegate_store::admin::{
-    AccountChange, AdminCall, AdminChange, AdminOutcome, AdminQuestion, AdminSubject, FileAct,
-    FileFilter, FileVerb, KeyChange, KeyRights, NewAccount, NewBlocked, NewEntry, NewKey, NewToken,
-    Page, PriceChange, Refusal, RotatedKey, TokenRevocation, UsageBy, UsageFilter,
+    AccountChange, AdminCall, AdminChange, AdminOutcome, AdminQuestion, AdminSubject,
+    ChannelChange, ChannelFilter, CostChange, FileAct, FileFilter, FileVerb, KeyChange, KeyRights,
+    MarginBy, MarginFilter, NewAccount, NewBlocked, NewChannel, NewEntry, NewKey, NewToken, Page,
+    PriceChange, Refusal, Resealing, RotatedKey, TokenRevocation, UsageBy, UsageFilter,
 };
 use filegate_store::catalog::moderation::BlockedList;
-use filegate_store::{Caller, FirstAnswer, JobKind};
+use filegate_store::{Caller, ChannelRow, FirstAnswer, JobKind, SealError, Sealer, Unsealed};
 use filegate_types::{
-    AccountSettings, AdminScope, Call, FileState, KeyHash, Money, PriceUnit, Scopes, TenantLimits,
-    UnixMillis,
+    AccountSettings, AdminScope, Call, ChannelCondition, ChannelSettings, ChannelState, FileState,
+    KeyHash, Money, PriceUnit, Scopes, TenantLimits, UnixMillis,
 };
 use serde_json::{Value, json};
 
@@ -20,6 +23,10 @@ on_both!(
     keys_are_made_changed_rotated_and_revoked,
     files_are_held_back_released_and_deleted,
     prices_and_blocked_entries_come_and_go,
+    channels_are_added_changed_and_removed,
+    keys_of_channels_are_sealed_again,
+    accounts_are_tied_to_channels_that_are_there,
+    costs_and_margins_are_told_by_channel,
     the_last_token_stays_and_the_first_is_made_once,
     uploads_and_jobs_are_ended_and_hurried,
     the_same_request_is_answered_as_before_and_a_dry_run_changes_nothing,
@@ -359,4 +366,222 @@ async fn lists_go_on_where_they_ended_in_the_order_of_bytes(store: Store) {
     let refused = store.catalog.admin_list(AdminQuestion::Accounts(None), wrong).await.unwrap();
     assert!(matches!(refused, Err(Refusal::Invalid(_))));
     assert_eq!(NOW, UnixMillis(1_800_000_000_000));
+}
+
+const URL: &str = "https://api.minimax.io";
+const KEY: &str = "upstream-key-1a2b";
+
+fn sealer(seeds: &[u8]) -> Arc<Sealer> {
+    Arc::new(Sealer::new(seeds.iter().map(|seed| [*seed; 32]).collect()))
+}
+
+fn unsealed(key: &str) -> Unsealed {
+    Unsealed::new(key.to_owned(), sealer(&[1]), [5; 12])
+}
+
+fn new_channel(name: &str, account: Option<&str>) -> AdminChange {
+    AdminChange::AddChannel(NewChannel {
+        name: name.to_owned(),
+        account: account.map(str::to_owned),
+        base_url: URL.to_owned(),
+        key: unsealed(KEY),
+        settings: ChannelSettings { weight: 3, ..ChannelSettings::default() },
+    })
+}
+
+fn set_state(name: &str, state: ChannelState) -> AdminChange {
+    AdminChange::ChannelState(name.to_owned(), state)
+}
+
+async fn row(store: &Store, name: &str) -> ChannelRow {
+    let rows = store.catalog.channels().await.unwrap().into_iter();
+    rows.rev().find(|row| row.name == name).unwrap()
+}
+
+async fn channels_are_added_changed_and_removed(store: Store) {
+    account(&store, "acme", 0).await;
+    let made = change(&store, new_channel("global", None)).await;
+    assert_eq!((&made["id"], &made["key_hint"]), (&json!("global"), &json!("1a2b")));
+    assert_eq!((&made["state"], &made["condition"]), (&json!("active"), &json!("well")));
+    assert_eq!((&made["account"], &made["settings"]["weight"]), (&Value::Null, &json!(3)));
+    let theirs = change(&store, new_channel("theirs", Some("acme"))).await;
+    assert_eq!(theirs["account"], "acme");
+    let twice = refused(&store, new_channel("global", None)).await;
+    assert_eq!(twice, Refusal::Conflict("there is a channel \"global\" already".to_owned()));
+    let nobody = refused(&store, new_channel("x", Some("nobody"))).await;
+    assert!(matches!(nobody, Refusal::NotFound(_)), "{nobody:?}");
+    let opened = |row: &ChannelRow| sealer(&[1]).open(&row.sealed_key, &row.base_url);
+    assert_eq!(opened(&row(&store, "global").await).unwrap(), KEY);
+
+    // A new key makes it well again, wherever it is.
+    let id = row(&store, "global").await.channel_id;
+    let (refused_key, well) = (ChannelCondition::KeyRefused, ChannelCondition::Well);
+    let why = "2049 invalid api key".to_owned();
+    let noted = store.catalog.set_condition(id, refused_key, Some(in_ms(9)), why, well, NOW);
+    assert!(noted.await.unwrap());
+    let none =
+        ChannelChange { name: "global".to_owned(), base_url: None, key: None, settings: None };
+    let moved =
+        ChannelChange { base_url: Some("https://api.minimaxi.com".to_owned()), ..none.clone() };
+    let keyless = refused(&store, AdminChange::ChangeChannel(moved.clone())).await;
+    assert!(matches!(keyless, Refusal::Invalid(why) if why.contains("base_url")));
+    let key = Some(unsealed("another-key-9z8y"));
+    let moved = AdminChange::ChangeChannel(ChannelChange { key, ..moved });
+    let moved = change(&store, moved).await;
+    assert_eq!((&moved["condition"], &moved["key_hint"]), (&json!("well"), &json!("9z8y")));
+    assert_eq!((&moved["condition_why"], &moved["condition_until"]), (&json!(""), &Value::Null));
+    assert_eq!(opened(&row(&store, "global").await).unwrap(), "another-key-9z8y");
+    let settings = Some(ChannelSettings { priority: -2, ..ChannelSettings::default() });
+    let change_of = AdminChange::ChangeChannel(ChannelChange { settings, ..none });
+    let changed = change(&store, change_of).await;
+    assert_eq!(changed["settings"], json!({"weight": 1, "priority": -2}));
+
+    let drained = change(&store, set_state("global", ChannelState::Draining)).await;
+    assert_eq!(drained["state"], "draining");
+    let draining = ChannelFilter { account: None, state: Some(ChannelState::Draining) };
+    let listed = list(&store, AdminQuestion::Channels(draining)).await;
+    assert_eq!(listed, [drained.clone()]);
+    let of_acme = ChannelFilter { account: Some("acme".to_owned()), state: None };
+    assert_eq!(list(&store, AdminQuestion::Channels(of_acme)).await, [theirs]);
+
+    let removed = change(&store, AdminChange::RemoveChannel("global".to_owned())).await;
+    assert_eq!((&removed["state"], &removed["key_hint"]), (&json!("removed"), &json!("")));
+    assert_eq!(removed["id"], format!("global#{id}"));
+    assert_eq!(removed["lost"], json!({"replicas": 0, "tasks": 0, "voices": 0}));
+    assert!(row(&store, "global").await.sealed_key.is_empty());
+    let again = refused(&store, AdminChange::RemoveChannel("global".to_owned())).await;
+    assert!(matches!(again, Refusal::NotFound(_)), "{again:?}");
+    assert_eq!(list(&store, AdminQuestion::Channels(ChannelFilter::default())).await.len(), 1);
+    // The name is free, and both are told apart.
+    change(&store, new_channel("global", None)).await;
+    let gone = ChannelFilter { account: None, state: Some(ChannelState::Removed) };
+    let gone = list(&store, AdminQuestion::Channels(gone)).await;
+    assert_eq!(gone[0]["id"], format!("global#{id}"));
+    let look = AdminSubject::Channel("global".to_owned());
+    let found = store.catalog.admin_look(look, NOW).await.unwrap().unwrap();
+    assert_eq!((&found["id"], &found["state"]), (&json!("global"), &json!("active")));
+
+    let (actor, action) = (None, None);
+    let target = Some("channel:global".to_owned());
+    let audit = list(&store, AdminQuestion::Audit { actor, action, target }).await;
+    assert_eq!(audit.len(), 6);
+    let text = serde_json::to_string(&audit).unwrap();
+    for secret in [KEY, "another-key", "sealed"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+async fn keys_of_channels_are_sealed_again(store: Store) {
+    for name in ["one", "two", "gone", "lost"] {
+        change(&store, new_channel(name, None)).await;
+    }
+    change(&store, AdminChange::RemoveChannel("gone".to_owned())).await;
+    let key = Some(Unsealed::new(KEY.to_owned(), sealer(&[9]), [5; 12]));
+    let (base_url, settings) = (None, None);
+    let elsewhere = ChannelChange { name: "lost".to_owned(), base_url, key, settings };
+    change(&store, AdminChange::ChangeChannel(elsewhere)).await;
+    let reseal = || Resealing { sealer: sealer(&[2, 1]), nonce: [6; 12] };
+    let told = change(&store, AdminChange::ResealChannels(reseal())).await;
+    assert_eq!(told, json!({"resealed": 2, "kept": 0, "unopened": ["lost"]}));
+    let (one, two) = (row(&store, "one").await, row(&store, "two").await);
+    assert_ne!(one.sealed_key, two.sealed_key);
+    for row in [&one, &two] {
+        assert_eq!(sealer(&[2]).open(&row.sealed_key, URL).unwrap(), KEY);
+        assert_eq!(sealer(&[1]).open(&row.sealed_key, URL), Err(SealError::UnknownKey));
+    }
+    let told = change(&store, AdminChange::ResealChannels(reseal())).await;
+    assert_eq!(told, json!({"resealed": 0, "kept": 2, "unopened": ["lost"]}));
+    assert_eq!(row(&store, "one").await, one);
+}
+
+async fn accounts_are_tied_to_channels_that_are_there(store: Store) {
+    account(&store, "acme", 0).await;
+    account(&store, "other", 0).await;
+    change(&store, new_channel("global", None)).await;
+    change(&store, new_channel("theirs", Some("acme"))).await;
+    let tied = |name: &str, channels: &[&str]| {
+        let channels = Some(channels.iter().map(|&name| name.to_owned()).collect());
+        let settings = Some(AccountSettings { channels, ..AccountSettings::default() });
+        let (name, active, limits) = (name.to_owned(), None, None);
+        AdminChange::ChangeAccount(AccountChange { name, active, limits, settings })
+    };
+    let made = change(&store, tied("acme", &["global", "theirs"])).await;
+    assert_eq!(made["settings"]["channels"], json!(["global", "theirs"]));
+    for (account, channel, says) in
+        [("other", "theirs", "another account's own"), ("other", "nowhere", "no channel")]
+    {
+        let why = refused(&store, tied(account, &[channel])).await;
+        assert!(matches!(&why, Refusal::Invalid(why) if why.contains(says)), "{why:?}");
+    }
+    let new = NewAccount {
+        name: "third".to_owned(),
+        balance: Money(0),
+        limits: TenantLimits::default(),
+        settings: AccountSettings {
+            channels: Some(vec!["nowhere".to_owned()]),
+            ..AccountSettings::default()
+        },
+    };
+    let why = refused(&store, AdminChange::CreateAccount(new)).await;
+    assert!(matches!(why, Refusal::Invalid(_)), "{why:?}");
+    // An account does not lose its last way without being asked.
+    let why = refused(&store, AdminChange::RemoveChannel("global".to_owned())).await;
+    assert!(matches!(&why, Refusal::Conflict(why) if why.contains("acme")), "{why:?}");
+    change(&store, tied("acme", &["theirs"])).await;
+    change(&store, AdminChange::RemoveChannel("global".to_owned())).await;
+}
+
+async fn costs_and_margins_are_told_by_channel(store: Store) {
+    account(&store, "acme", 0).await;
+    change(&store, new_channel("global", None)).await;
+    let cost = |channel: &str, path: &str, amount| {
+        let (channel, path) = (channel.to_owned(), path.to_owned());
+        AdminChange::Cost(CostChange { channel, path, unit: PriceUnit::Kilounit, amount })
+    };
+    let set = change(&store, cost("global", "/v1/t2a_v2", Some(Money(60_000)))).await;
+    assert_eq!(set["id"], "global/kilounit//v1/t2a_v2");
+    assert_eq!(set["amount"], "0.06");
+    change(&store, cost("global", "", Some(Money(1)))).await;
+    let why = refused(&store, cost("nowhere", "", Some(Money(1)))).await;
+    assert!(matches!(why, Refusal::NotFound(_)), "{why:?}");
+    let costs = list(&store, AdminQuestion::Costs(Some("global".to_owned()))).await;
+    assert_eq!(costs.len(), 2);
+    change(&store, cost("global", "", None)).await;
+    let why = refused(&store, cost("global", "", None)).await;
+    assert!(matches!(why, Refusal::NotFound(_)), "{why:?}");
+    assert_eq!(store.catalog.costs().await.unwrap().len(), 1);
+
+    let id = row(&store, "global").await.channel_id;
+    let insert = format!(
+        "INSERT INTO relayed (day, channel_id, account_id, path, calls, units, charged, cost) VALUES
+         ('2026-11-01', {id}, 1, '/v1/t2a_v2', 2, 1500, 200000, 90000),
+         ('2026-11-02', {id}, 1, '/v1/t2a_v2', 1, 500, 10000, 30000),
+         ('2026-11-02', {id}, 1, '/v1/voice_clone', 1, 0, 5000000, 3000000)"
+    );
+    crate::support::sql(&store, &insert);
+    let margin = async |by: &[MarginBy], from: &str| {
+        let filter = MarginFilter {
+            channel: Some("global".to_owned()),
+            account: Some("acme".to_owned()),
+            from: Some(from.to_owned()),
+            by: by.to_vec(),
+            ..MarginFilter::default()
+        };
+        list(&store, AdminQuestion::Margin(filter)).await
+    };
+    let sums = |calls: u64, units: u64, charged: &str, cost: &str, margin: &str| json!({"calls": calls, "units": units, "charged": charged, "cost": cost, "margin": margin});
+    assert_eq!(margin(&[], "2026-11-01").await, [sums(4, 2000, "5.21", "3.12", "2.09")]);
+    let by_path = margin(&[MarginBy::Channel, MarginBy::Path], "2026-11-02").await;
+    let named = |mut row: Value, path: &str| {
+        (row["channel"], row["path"]) = (json!("global"), json!(path));
+        row
+    };
+    let speech = named(sums(1, 500, "0.01", "0.03", "-0.02"), "/v1/t2a_v2");
+    assert_eq!(by_path, [speech, named(sums(1, 0, "5", "3", "2"), "/v1/voice_clone")]);
+    // What it was stays to be seen when it is gone, and its costs go.
+    change(&store, AdminChange::RemoveChannel("global".to_owned())).await;
+    assert_eq!(store.catalog.costs().await.unwrap(), []);
+    let all = MarginFilter { by: vec![MarginBy::Channel], ..MarginFilter::default() };
+    let all = list(&store, AdminQuestion::Margin(all)).await;
+    assert_eq!(all[0]["channel"], format!("global#{id}"));
 }

@@ -2,7 +2,7 @@
 
 use filegate_types::ChannelCondition::{self, Cooling, KeyRefused, OutOfBalance, Well};
 use filegate_types::{
-    AccountId, ChannelId, ChannelSettings, ChannelState, Money, PriceUnit, UnixMillis,
+    AccountId, ChannelId, ChannelSettings, ChannelState, FileId, Money, PriceUnit, UnixMillis,
 };
 
 use crate::support::{NOW, Store, in_ms, on_both, sql};
@@ -11,6 +11,7 @@ on_both!(
     channels_and_costs_are_read_as_they_stand,
     a_condition_is_not_hidden_by_what_was_asked_before,
     of_many_that_note_the_same_one_changes_something,
+    a_drain_counts_what_is_elsewhere_and_what_is_not,
 );
 
 async fn two_channels(store: &Store) {
@@ -117,4 +118,45 @@ async fn of_many_that_note_the_same_one_changes_something(store: Store) {
     }
     let changed = notes.join_all().await.into_iter().filter(|noted| *noted.as_ref().unwrap());
     assert_eq!(changed.count(), 1);
+}
+
+async fn a_drain_counts_what_is_elsewhere_and_what_is_not(store: Store) {
+    two_channels(&store).await;
+    let day = 86_400_000;
+    let now = NOW.0;
+    let old = now - 31 * day;
+    sql(
+        &store,
+        &format!(
+            "UPDATE channels SET state = 'active';
+             INSERT INTO replicas (file_id, channel_id, account_id, state, upstream_id, created_at, expires_at, used_at)
+             VALUES (11, 1, 1, 'ready', 'a', 1, NULL, {now}), (11, 2, 1, 'ready', 'a', 1, NULL, {now}),
+                    (12, 1, 1, 'ready', 'b', 1, NULL, {now}), (12, 2, 1, 'gone', 'b', 1, NULL, {now}),
+                    (13, 1, 1, 'ready', 'c', 1, NULL, {now}), (13, 2, 1, 'ready', 'c', 1, {now}, {now}),
+                    (14, 1, 1, 'ready', 'd', 1, NULL, {old}), (15, 1, 1, 'uploading', NULL, 1, NULL, {now}),
+                    (16, 1, 1, 'ready', 'e', 1, {now}, {now}), (1200, 1, 1, 'ready', 'f', 1, NULL, {now}),
+                    (17, 2, 1, 'ready', 'g', 1, NULL, {now});
+             INSERT INTO jobs (kind, target, run_at, attempts)
+             VALUES ('replicate', '1/12/2', 0, 1), ('replicate', '1/13', 0, 0), ('replicate', '1/11', 0, 3);
+             INSERT INTO tasks (task_id, account_id, channel_id, upstream_id, path, created_at)
+             VALUES (1, 1, 1, 'x', '/v1/t2a_async_v2', {now}), (2, 1, 1, 'y', '/v1/t2a_async_v2', {now} - 8 * {day});
+             INSERT INTO voices (channel_id, voice_id, account_id, state, created_at)
+             VALUES (1, 'mine', 1, 'ready', 0), (1, 'no', 1, 'deleted', 0), (2, 'mine', 1, 'ready', 0);"
+        ),
+    );
+    let progress = store.catalog.drain_progress(ChannelId(1), NOW).await.unwrap();
+    let seen = (progress.total, progress.moved, progress.failed, progress.tasks, progress.voices);
+    assert_eq!(seen, (4, 1, 1, 1, 1));
+    let next = async |after: Option<i64>, limit| {
+        let after = after.map(|id| FileId::new(id).unwrap());
+        let next = store.catalog.drain_next(ChannelId(1), after, limit, NOW).await.unwrap();
+        next.into_iter().map(|(account, file)| (account.0, file.get())).collect::<Vec<_>>()
+    };
+    assert_eq!(next(None, 10).await, [(1, 12), (1, 13), (1, 1200)]);
+    assert_eq!(next(None, 1).await, [(1, 12)]);
+    assert_eq!(next(Some(12), 10).await, [(1, 13), (1, 1200)]);
+    // A copy on a channel that is drained itself is no copy.
+    sql(&store, "UPDATE channels SET state = 'draining' WHERE channel_id = 2");
+    assert_eq!(next(None, 10).await.len(), 4);
+    assert_eq!(store.catalog.drain_progress(ChannelId(1), NOW).await.unwrap().moved, 0);
 }

@@ -9,4 +9,5 @@ mod catalog;
 mod channels;
 mod fsck;
 mod postgres;
+mod relay;
 mod support;

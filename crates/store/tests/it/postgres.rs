@@ -500,7 +500,7 @@ async fn the_database_says_what_a_doctor_asks() {
     assert!(facts.version_number >= 140_000 && !facts.version.is_empty());
     assert!(facts.connections_max > facts.connections && facts.connections > 0);
     assert!(!facts.read_only && !facts.encrypted);
-    assert_eq!((facts.schema, facts.schema_known), (Some(1), 1));
+    assert_eq!((facts.schema, facts.schema_known), (Some(2), 2));
     assert!(facts.clock.0 > 1_600_000_000_000);
     assert_eq!(store.catalog.integrity().await.unwrap(), "ok");
     assert!(store.catalog.is_shared() && store.catalog.path().is_none());

@@ -11,8 +11,8 @@ use filegate_testkit::postgres::{Postgres, query};
 use filegate_testkit::server::eventually;
 use filegate_types::units::Bytes;
 use filegate_types::{
-    AccountId, BlobKey, Call, FileRecord, FileState, KeyId, PlainKey, Scopes, TenantLimits,
-    UnixMillis,
+    AccountId, BlobKey, Call, ChannelId, FileRecord, FileState, KeyId, PlainKey, Scopes,
+    TenantLimits, UnixMillis,
 };
 
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -209,6 +209,18 @@ fn sqlite_rows(
 /// Changes rows as an operator would, but without the operator's door.
 pub(crate) fn sql(store: &Store, statements: &str) {
     store.try_sql(statements).unwrap();
+}
+
+/// Makes a channel.
+pub(crate) fn channel(store: &Store, id: ChannelId) {
+    let empty = if store.catalog.is_shared() { "''" } else { "x''" };
+    sql(
+        store,
+        &format!(
+            "INSERT INTO channels (channel_id, name, base_url, sealed_key, key_hint, created_at)
+             VALUES ({id}, 'channel {id}', 'https://api.example', {empty}, 'abcd', 0)"
+        ),
+    );
 }
 
 pub(crate) fn in_ms(ms: i64) -> UnixMillis {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::view::{Cursor, Kind, View, text};
-use super::{Applied, Listed, Page, Refusal, Stop};
+use super::{Applied, Listed, Page, Refusal, Stop, channels};
 use crate::catalog::books::{self, Entry};
 use crate::catalog::sql::{Connection, OptionalExtension as _};
 
@@ -108,6 +108,7 @@ pub(super) fn create(c: &Connection, new: &NewAccount, now: UnixMillis) -> Resul
         let why = format!("there is an account {:?} already", new.name);
         return Err(Refusal::Conflict(why).into());
     };
+    channels::check_tied(c, account, &new.settings)?;
     let entry =
         Entry { reason: "opening balance", ..Entry::of(account, now, "top_up", new.balance) };
     books::post(c, &entry)?;
@@ -116,6 +117,9 @@ pub(super) fn create(c: &Connection, new: &NewAccount, now: UnixMillis) -> Resul
 
 pub(super) fn change(c: &Connection, change: &AccountChange) -> Result<Applied, Stop> {
     let before = look(c, &change.name)?;
+    if let Some(settings) = &change.settings {
+        channels::check_tied(c, id(c, &change.name)?, settings)?;
+    }
     c.prepare_cached(
         "UPDATE accounts SET state = coalesce(?2, state), limits = coalesce(?3, limits),
                              settings = coalesce(?4, settings)

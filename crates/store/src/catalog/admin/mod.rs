@@ -9,10 +9,12 @@
 
 mod accounts;
 mod audit;
+mod channels;
 mod files;
 mod jobs;
 mod keys;
 mod ledger;
+mod margin;
 mod moderation;
 mod prices;
 mod tokens;
@@ -20,14 +22,16 @@ mod uploads;
 mod usage;
 mod view;
 
-use filegate_types::UnixMillis;
+use filegate_types::{ChannelState, UnixMillis};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use accounts::{AccountChange, NewAccount};
+pub use channels::{ChannelChange, ChannelFilter, CostChange, NewChannel, Resealing};
 pub use files::{FileAct, FileFilter, FileVerb};
 pub use keys::{KeyChange, KeyRights, NewKey, RotatedKey};
 pub use ledger::NewEntry;
+pub use margin::{MarginBy, MarginFilter};
 pub use moderation::NewBlocked;
 pub use prices::PriceChange;
 pub use tokens::{NewToken, TokenRevocation, TokenRow};
@@ -83,6 +87,18 @@ pub enum AdminChange {
     Block(NewBlocked),
     /// Take an entry off what moderation refuses.
     Unblock(i64),
+    /// Add a channel.
+    AddChannel(NewChannel),
+    /// Change a channel.
+    ChangeChannel(ChannelChange),
+    /// Say what is wanted of a channel: any state but removed.
+    ChannelState(String, ChannelState),
+    /// Remove a channel.
+    RemoveChannel(String),
+    /// Seal the keys of all channels with the first sealing key.
+    ResealChannels(Resealing),
+    /// Set what upstream takes on a channel, or remove it.
+    Cost(CostChange),
     /// End an upload that is in progress.
     AbortUpload(String),
     /// Do a job now.
@@ -172,6 +188,12 @@ pub enum AdminQuestion {
     Tokens,
     /// Sums of calls.
     Usage(UsageFilter),
+    /// Channels.
+    Channels(ChannelFilter),
+    /// What upstream takes, on this channel if there is one.
+    Costs(Option<String>),
+    /// Sums of relayed calls: what they brought and what they cost.
+    Margin(MarginFilter),
 }
 
 /// One thing that operators look at.
@@ -187,6 +209,8 @@ pub enum AdminSubject {
     Explain(i64),
     /// The receipt of the file of this id.
     Receipt(i64),
+    /// The channel of this name.
+    Channel(String),
 }
 
 /// Why a change stops: refused, or the database failed.
@@ -227,7 +251,14 @@ impl Applied {
 
 impl AdminChange {
     fn frees_space(&self) -> bool {
-        matches!(self, Self::File(_) | Self::AbortUpload(_) | Self::RunJob(_) | Self::RevokeKey(_))
+        matches!(
+            self,
+            Self::File(_)
+                | Self::AbortUpload(_)
+                | Self::RunJob(_)
+                | Self::RevokeKey(_)
+                | Self::RemoveChannel(_)
+        )
     }
 
     fn apply(&self, c: &Connection, now: UnixMillis) -> Result<Applied, Stop> {
@@ -243,6 +274,12 @@ impl AdminChange {
             Self::Price(price) => prices::change(c, price),
             Self::Block(new) => moderation::block(c, new, now),
             Self::Unblock(id) => moderation::unblock(c, *id),
+            Self::AddChannel(new) => channels::add(c, new, now),
+            Self::ChangeChannel(change) => channels::change(c, change, now),
+            Self::ChannelState(name, state) => channels::set_state(c, name, *state, now),
+            Self::RemoveChannel(name) => channels::remove(c, name),
+            Self::ResealChannels(with) => channels::reseal(c, with),
+            Self::Cost(cost) => channels::change_cost(c, cost),
             Self::AbortUpload(blob_key) => uploads::abort(c, blob_key, now),
             Self::RunJob(id) => jobs::run(c, *id, now),
             Self::CreateToken(new) => tokens::create(c, new, now),
@@ -342,6 +379,9 @@ fn list(c: &Connection, question: &AdminQuestion, page: &Page) -> Result<Listed,
         AdminQuestion::Jobs => jobs::list(c, page),
         AdminQuestion::Tokens => tokens::list(c, page),
         AdminQuestion::Usage(filter) => usage::list(c, filter, page),
+        AdminQuestion::Channels(filter) => channels::list(c, filter, page),
+        AdminQuestion::Costs(channel) => channels::list_costs(c, channel.as_deref(), page),
+        AdminQuestion::Margin(filter) => margin::list(c, filter, page),
     }
 }
 
@@ -352,5 +392,6 @@ fn look(c: &Connection, subject: &AdminSubject, now: UnixMillis) -> Result<Value
         AdminSubject::File(id) => files::look(c, *id),
         AdminSubject::Explain(id) => files::explain(c, *id, now),
         AdminSubject::Receipt(id) => files::receipt(c, *id),
+        AdminSubject::Channel(name) => channels::look(c, name),
     }
 }
