@@ -127,6 +127,9 @@ pub enum StartError {
     /// The keys of channels can be neither sealed nor opened.
     #[error("channels cannot be used: {0}")]
     Sealing(String),
+    /// Channels cannot be spoken to.
+    #[error("TLS to channels cannot be set up")]
+    Relay(#[source] rustls::Error),
     /// A stored secret is not one.
     #[error("the link secret in the catalog is damaged")]
     Secret,
@@ -208,7 +211,7 @@ async fn assemble(
     let tasks = Tasks::default();
     let redis = Link::new(&config).map_err(StartError::Redis)?;
     let shared = Shared::new(&config, redis.as_ref(), &tasks);
-    let relay = Relay::new(&config, &tasks);
+    let relay = Relay::new(&config, &tasks).map_err(StartError::Relay)?;
     Ok(Arc::new(App {
         relay,
         gate: Arc::new(Gate::new(&config, shared)),

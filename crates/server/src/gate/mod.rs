@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use filegate_types::tenant::TenantLimits;
 use filegate_types::units::Bytes;
-use filegate_types::{AccountId, ApiError, ErrorCode, KeyId, Principal};
+use filegate_types::{AccountId, ApiError, ChannelId, ErrorCode, KeyId, Principal};
 use tokio::task::JoinHandle;
 
 use crate::app::App;
@@ -48,6 +48,9 @@ const WAITING_FOR_DISK: usize = 8;
 /// Uploads whose bytes go to S3 at a time: they wait for the network, a small one for some 50 ms.
 const LANDINGS: usize = 128;
 
+/// A channel's calls that may come at once are a minute's by this.
+const CHANNEL_BURSTS: u32 = 10;
+
 /// Whose limit it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
@@ -55,6 +58,8 @@ pub(crate) enum Subject {
     Key(KeyId),
     /// That of all keys of an account together.
     Account(AccountId),
+    /// An upstream account's, whoever calls.
+    Channel(ChannelId),
 }
 
 impl fmt::Display for Subject {
@@ -62,6 +67,7 @@ impl fmt::Display for Subject {
         f.write_str(match self {
             Self::Key(_) => "this key",
             Self::Account(_) => "this account",
+            Self::Channel(_) => "this channel",
         })
     }
 }
@@ -132,6 +138,26 @@ impl Gate {
         }
         let (of_account, counted) = self.meters.request(account.0, account.1);
         (Allowance::tightest(of_key, of_account), counted)
+    }
+
+    /// Counts a call to `channel`; seconds to wait if `per_minute` are used up. Where Redis is away each replica
+    /// counts by itself, whatever is said for tenants: upstream has a limit of its own.
+    pub(crate) async fn channel(&self, channel: ChannelId, per_minute: u32) -> Result<(), u32> {
+        // A minute's worth at once would be two minutes' worth in one.
+        let burst = per_minute.div_ceil(CHANNEL_BURSTS).max(1);
+        let limits = TenantLimits {
+            requests_per_minute: Some(per_minute),
+            request_burst: Some(burst),
+            ..TenantLimits::default()
+        };
+        let subject = Subject::Channel(channel);
+        let wait = |error: ApiError| error.retry_after_s.unwrap_or(1);
+        if let (Some(shared), Some(rate)) = (&self.shared, Rate::of(&limits))
+            && let Ok((_left, counted)) = shared.meters.requests(&[(subject, rate)]).await
+        {
+            return counted.map_err(wait);
+        }
+        self.meters.request(subject, &limits).1.map_err(wait)
     }
 
     /// Lets an upload in, before any of its body is read: a place for as long as it is in progress,

@@ -12,8 +12,8 @@ use axum::extract::Request;
 use bytes::Bytes;
 use filegate_types::{ApiError, ErrorCode};
 use futures_util::StreamExt as _;
-use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
@@ -149,19 +149,28 @@ fn within_depth(text: &str) -> serde_json::Result<()> {
     serde_json::from_str::<serde_json::Value>(text).map(drop)
 }
 
+/// Whether a field says something else than `allowed`.
+fn says_other(headers: &HeaderMap, name: HeaderName, allowed: &[u8]) -> bool {
+    headers.get_all(name).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(allowed))
+}
+
 /// Refuses a compressed body, by whichever header says so: none is ever inflated.
 pub(crate) fn refuse_encoded(headers: &HeaderMap) -> Result<(), ApiError> {
-    let other = |name, allowed: &[u8]| {
-        headers.get_all(name).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(allowed))
-    };
+    refuse_transfer_coded(headers)?;
+    if says_other(headers, CONTENT_ENCODING, b"identity") {
+        return Err(ApiError::invalid("content-encoding is not supported: send the body as it is"));
+    }
+    Ok(())
+}
+
+/// Refuses a body whose framing is anything but a length or chunks.
+pub(crate) fn refuse_transfer_coded(headers: &HeaderMap) -> Result<(), ApiError> {
     // hyper undoes `chunked` and passes over a coding in front of it; a proxy before us may not
     // (RFC 9112 §6.1).
-    if other(TRANSFER_ENCODING, b"chunked") || headers.get_all(TRANSFER_ENCODING).iter().count() > 1
+    if says_other(headers, TRANSFER_ENCODING, b"chunked")
+        || headers.get_all(TRANSFER_ENCODING).iter().count() > 1
     {
         return Err(ApiError::invalid("transfer-encoding is not supported, only chunked"));
-    }
-    if other(CONTENT_ENCODING, b"identity") {
-        return Err(ApiError::invalid("content-encoding is not supported: send the body as it is"));
     }
     Ok(())
 }

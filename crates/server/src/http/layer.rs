@@ -34,6 +34,10 @@ pub(crate) struct Trace {
     allowance: Arc<OnceLock<Allowance>>,
 }
 
+/// In the extensions of a reply whose `Trace-Id`, if it has one, is upstream's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UpstreamTrace;
+
 impl Trace {
     fn new(client: IpAddr) -> Self {
         let id = format!("{:032x}", u128::from_be_bytes(random()));
@@ -83,11 +87,15 @@ pub(crate) async fn wrap(
     {
         *response.status_mut() = status;
     }
+    // What upstream answered has upstream's, by which its support knows the call.
+    let upstreams = response.extensions().get::<UpstreamTrace>().is_some();
     let headers = response.headers_mut();
-    headers.insert(
-        TRACE_ID.clone(),
-        HeaderValue::from_str(&trace.id).expect("hex digits are a header value"),
-    );
+    if !(upstreams && headers.contains_key(&TRACE_ID)) {
+        headers.insert(
+            TRACE_ID.clone(),
+            HeaderValue::from_str(&trace.id).expect("hex digits are a header value"),
+        );
+    }
     if let Some(allowance) = trace.allowance.get() {
         for (name, value) in
             [(&RATE_LIMIT_POLICY, allowance.policy()), (&RATE_LIMIT, allowance.state())]

@@ -66,6 +66,16 @@ pub(crate) struct Once {
     fault: Arc<OnceLock<ApiError>>,
 }
 
+impl RequestBody {
+    /// The body, if it is here. What is sent as it comes holds no ids.
+    pub(crate) fn whole(&self) -> Option<&Whole> {
+        match self {
+            Self::Whole(whole) => Some(whole),
+            Self::Once(_) => None,
+        }
+    }
+}
+
 impl Whole {
     /// Reads `incoming` to its end.
     ///
@@ -226,6 +236,11 @@ impl Once {
     /// The body, if it was not taken.
     pub(crate) fn take(&mut self) -> Option<Body> {
         self.body.take()
+    }
+
+    /// Whether it was not taken.
+    pub(crate) fn is_there(&self) -> bool {
+        self.body.is_some()
     }
 
     /// Nothing of `body` was read after all.

@@ -1,29 +1,80 @@
 //! Calls that are upstream's to answer, on a channel.
+//!
+//! ```text
+//!  1 admit      key, scope, limits; a place (relay.calls_max)
+//!  2 read       a body that can hold ids is read whole; others are sent as they come
+//!  3 own        every file, task and voice named is the account's; tasks and voices pin a channel
+//!  4 hold       the money that the call can cost
+//!  5 choose     a channel: allowed, live, well, with the files if one has them
+//!  6 replicate  the files are there; what stands for them there is put in the request
+//!  7 send       one attempt; if the channel failed and nothing was done, or it may be done twice: 5 again
+//!  8 look       the beginning of the answer
+//!  9 answer     head, then body as it comes; what it names is adopted before it is sent
+//! 10 settle     what was held is captured or given back; usage, cost
+//! ```
+//!
+//! From 4 on the call is on a task that the gateway waits for when it stops, and 10 is done however it ends: by
+//! [`Settle`], which is dropped with the answer's body or before it.
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`target`] | which requests are relayed |
+//! | [`http`] | connections to channels |
+//! | [`headers`] | which headers pass |
+//! | [`body`] | a request's body |
+//! | [`channels`] | channels as they are now |
+//! | [`route`] | which channel is next |
+//! | [`attempt`] | one attempt and what it means |
+//! | [`reply`] | an answer's beginning, and how the rest passes |
+//! | [`budget`] | how many calls may be sent again |
 
+mod attempt;
 mod body;
+mod budget;
 pub(crate) mod calls;
+pub(crate) mod channels;
 pub(crate) mod events;
 mod headers;
 mod http;
 pub(crate) mod ids;
-mod interim;
 pub mod json;
 pub(crate) mod money;
 pub(crate) mod named;
 pub(crate) mod replicate;
+mod reply;
+pub(crate) mod route;
 pub(crate) mod target;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use ::http::header::TRANSFER_ENCODING;
+use ::http::{HeaderMap, Method};
+use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use filegate_types::{ApiError, Call, ErrorCode};
+use filegate_types::{ApiError, Call as Priced, ChannelId, ErrorCode, Principal, UnixMillis};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use self::http::{AnswerCut, Transport};
+use crate::app::{App, random};
 use crate::config::Config;
-use crate::http::layer::Trace;
-use crate::http::{auth, reply};
+use crate::http::auth;
+use crate::http::body::{
+    Incoming, content_length, media_type, refuse_encoded, refuse_transfer_coded,
+};
+use crate::http::layer::{Trace, UpstreamTrace};
+use crate::http::reply::{Outcome as Logged, bare, refusal, store_failed};
 use crate::lifecycle::Tasks;
+use attempt::{Failure, Load, Outcome, Outgoing};
+use body::{Edit, Once, RequestBody, Whole, check_size};
+use budget::Budget;
+use calls::{CallRules, Effect, lookup};
+use channels::{Access, Busy, Channel, Channels, Fault, Full, Standing, TroubleKind};
+use reply::{Ending, Opening, Passing};
+use route::{Candidate, Needs, Out};
 use target::Target;
 
 /// What relayed calls share.
@@ -33,27 +84,606 @@ pub(crate) struct Relay {
     pub(crate) replicator: replicate::Replicator,
     /// What is held for calls in progress, and counts of those that cost nothing.
     pub(crate) books: money::Books,
+    pub(crate) channels: Channels,
+    transport: Transport,
+    places: Arc<Semaphore>,
+    budget: Budget,
 }
 
 impl Relay {
-    pub(crate) fn new(_config: &Config, _tasks: &Tasks) -> Self {
-        Self { replicator: replicate::Replicator::default(), books: money::Books::default() }
+    /// # Errors
+    /// If the system's authorities cannot be loaded.
+    pub(crate) fn new(config: &Config, tasks: &Tasks) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            replicator: replicate::Replicator::default(),
+            books: money::Books::default(),
+            channels: Channels::new(tasks),
+            transport: Transport::new(&config.relay, tasks)?,
+            places: Arc::new(Semaphore::new(config.relay.calls_max)),
+            budget: Budget::default(),
+        })
     }
 
-    /// Whether there is a channel at all.
+    /// Whether there is a channel at all. An unreadable catalog is told by the call itself.
     pub(crate) async fn has_channels(&self, app: &App) -> bool {
-        interim::channels(app).await.is_ok_and(|rows| !rows.is_empty())
+        let removed = |channel: &Arc<Channel>| {
+            channel.facts().row.state == filegate_types::ChannelState::Removed
+        };
+        self.channels.all(app).await.map_or(true, |all| !all.values().all(removed))
     }
+}
+
+/// A call, from its admission on.
+pub(crate) struct Call {
+    pub(crate) principal: Principal,
+    pub(crate) rules: CallRules,
+    pub(crate) target: Target,
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: Option<String>,
+    /// Whether the client says that it may be sent twice.
+    has_idempotency_key: bool,
+    /// Ends when nobody waits for the answer any more.
+    gone: CancellationToken,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Where the call was, and what became of it there.
+#[derive(Debug, Default)]
+struct Tried {
+    channels: BTreeMap<ChannelId, &'static str>,
+    /// Whether all that failed was limits.
+    only_limits: bool,
+    /// Seconds until a limit ends.
+    wait_s: Option<u32>,
+    /// Whether something may have been done all the same.
+    perhaps_done: bool,
+    /// What the account's own channel said.
+    words: Option<(Opening, ChannelId)>,
 }
 
 /// Answers a call from a channel.
 pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> Response {
-    let _rules = interim::lookup(request.method(), &target.known_as);
-    let trace = request.extensions().get::<Trace>().cloned().expect("the outermost layer sets it");
-    let admitted = auth::admit(app, request.headers(), &trace, Call::Relay).await;
-    crate::http::body::drain(request, app);
-    let error = admitted.err().unwrap_or_else(|| ApiError::plain(ErrorCode::Internal));
-    reply::refusal(&error, reply::bare)
+    let (parts, body) = request.into_parts();
+    let trace = parts.extensions.get::<Trace>().cloned().expect("the outermost layer sets it");
+    let mut incoming = Incoming::new(&parts.headers, body, app.config.limits.clone());
+    let rules = lookup(&parts.method, &target.known_as);
+    let admitted = async {
+        let principal = auth::admit(app, &parts.headers, &trace, Priced::Relay).await?;
+        let place = Arc::clone(&app.relay.places).try_acquire_owned().map_err(|_full| {
+            ApiError::detailed(ErrorCode::RateLimit, "too many calls are being relayed")
+                .retry_after(1)
+        })?;
+        refuse_transfer_coded(&parts.headers)?;
+        let declared = content_length(&parts.headers);
+        check_size(app, declared.unwrap_or(0))?;
+        Ok((principal, place, declared))
+    };
+    let (principal, place, declared) = match admitted.await {
+        Ok(admitted) => admitted,
+        Err(error) => {
+            incoming.drain(&app.tasks);
+            return refusal(&error, bare);
+        }
+    };
+    let has_body =
+        declared.is_some_and(|bytes| bytes > 0) || parts.headers.contains_key(TRANSFER_ENCODING);
+    let body = if !has_body {
+        RequestBody::Whole(Whole::Memory(bytes::Bytes::new()))
+    } else if is_opaque(&media_type(&parts.headers)) {
+        RequestBody::Once(Once::new(app, incoming, declared))
+    } else {
+        let read = match refuse_encoded(&parts.headers) {
+            Ok(()) => Whole::read(app, &mut incoming).await,
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok(whole) => RequestBody::Whole(whole),
+            Err(error) => {
+                incoming.drain(&app.tasks);
+                return refusal(&error, bare);
+            }
+        }
+    };
+    let gone = CancellationToken::new();
+    let call = Call {
+        principal,
+        rules,
+        target,
+        method: parts.method,
+        query: parts.uri.query().map(str::to_owned),
+        has_idempotency_key: parts.headers.contains_key("idempotency-key"),
+        headers: parts.headers,
+        gone: gone.clone(),
+        _place: place,
+    };
+    let _tells = gone.drop_guard();
+    let (running, tasks) = (run(Arc::clone(app), call, body), &app.tasks);
+    tasks
+        .spawn(running)
+        .await
+        .unwrap_or_else(|_panic| refusal(&ApiError::plain(ErrorCode::Unknown), bare))
+}
+
+/// Whether a body of this type holds no ids.
+fn is_opaque(media: &str) -> bool {
+    ["multipart/", "audio/", "video/", "image/"].iter().any(|prefix| media.starts_with(prefix))
+        || media == "application/octet-stream"
+}
+
+/// Steps 3 to 10.
+async fn run(app: Arc<App>, call: Call, mut body: RequestBody) -> Response {
+    let call = Arc::new(call);
+    let needs = match own(&app, &call, body.whole()).await {
+        Ok(needs) => needs,
+        Err(error) => return refusal(&error, bare),
+    };
+    let settle = match hold(&app, &call, body.whole()).await {
+        Ok(settle) => settle,
+        Err(error) => return refusal(&error, bare),
+    };
+    app.relay.budget.call(app.clock.now());
+    let mut tried = Tried { only_limits: true, ..Tried::default() };
+    loop {
+        let busy = match choose(&app, &call, &needs, &mut tried).await {
+            Ok(busy) => busy,
+            Err(error) => return settle.unanswered(&app, &call, tried, &error),
+        };
+        let facts = busy.channel().facts();
+        let Some(access) = facts.access.as_ref() else {
+            tried.failed(busy.channel().id, "unusable", false);
+            continue;
+        };
+        let edits = match there(&app, &call, &busy, body.whole()).await {
+            Ok(edits) => edits,
+            Err(There::Channel(fault)) => {
+                busy.failed(&app, fault);
+                tried.fault(&app, busy.channel(), fault, false);
+                continue;
+            }
+            Err(There::Call(error)) => return refusal(&error, bare),
+        };
+        let outcome = tokio::select! {
+            outcome = once(&app, &call, &busy, access, edits, &mut body) => outcome,
+            // What may have been done is waited for, so that it is noted.
+            () = call.gone.cancelled(), if call.rules.effect == Effect::None => {
+                return refusal(&ApiError::plain(ErrorCode::Unknown), bare);
+            }
+        };
+        match outcome {
+            Outcome::Answered(opening) => {
+                return answer(&app, &call, busy, opening, settle).await;
+            }
+            Outcome::Client(error) => return refusal(&error, bare),
+            Outcome::Failed(Failure { fault, perhaps_done, words }) => {
+                busy.failed(&app, fault);
+                tried.fault(&app, busy.channel(), fault, perhaps_done);
+                if facts.row.account_id.is_some()
+                    && let Some(words) = words
+                {
+                    tried.words = Some((words, busy.channel().id));
+                }
+                if (perhaps_done && !call.is_repeatable()) || !can_send_again(&body) {
+                    let error = tried.refusal(&[]);
+                    return settle.unanswered(&app, &call, tried, &error);
+                }
+            }
+        }
+    }
+}
+
+fn can_send_again(body: &RequestBody) -> bool {
+    match body {
+        RequestBody::Whole(_) => true,
+        RequestBody::Once(once) => once.is_there(),
+    }
+}
+
+/// One attempt, with what is changed in the request for this channel.
+async fn once(
+    app: &App,
+    call: &Call,
+    busy: &Busy,
+    access: &Access,
+    edits: Vec<Edit>,
+    body: &mut RequestBody,
+) -> Outcome {
+    let facts = busy.channel().facts();
+    let query = headers::query(call.query.as_deref(), facts.row.settings.group_id.as_deref());
+    let Some(target) = access.origin.target(&call.target.path, query.as_deref()) else {
+        return Outcome::Client(ApiError::invalid("the query is not valid"));
+    };
+    let credentials = headers::Credentials {
+        key: &access.key,
+        bearer: &access.bearer,
+        anthropic: call.target.known_as.starts_with("/anthropic/"),
+    };
+    let rewritten = is_rewritten(call);
+    let head = headers::request(&call.headers, &access.origin.host, credentials, rewritten);
+    let outgoing =
+        Outgoing { method: &call.method, target, headers: head, repeatable: call.is_repeatable() };
+    let load = match body {
+        RequestBody::Whole(whole) => Load::Whole(whole, edits),
+        RequestBody::Once(once) => Load::Once(once),
+    };
+    attempt::send(&app.relay.transport, app, busy, access, outgoing, load).await
+}
+
+/// Step 5: a place on the next channel, or what the client is told if there is none.
+async fn choose(
+    app: &App,
+    call: &Call,
+    needs: &Needs,
+    tried: &mut Tried,
+) -> Result<Busy, ApiError> {
+    let settings = &app.config.relay;
+    loop {
+        let all = app.relay.channels.all(app).await.map_err(|error| store_failed(&error))?;
+        let candidates = candidates(&all, &call.principal, app.clock.now(), |id| {
+            tried.channels.contains_key(&id)
+        });
+        let roll = u64::from_be_bytes(random());
+        let id = match route::choose(&candidates, needs, roll) {
+            Ok(id) => id,
+            Err(reasons) => {
+                for (id, why) in &reasons {
+                    if let Out::Trouble(kind) = why
+                        && let Some(channel) = all.get(id)
+                    {
+                        tried.out(*id, *kind, channel, app.clock.now());
+                    }
+                }
+                return Err(tried.refusal(&reasons));
+            }
+        };
+        let attempts = tried.attempts();
+        if attempts > 0
+            && (attempts >= settings.attempts_max
+                || !app.relay.budget.again(app.clock.now(), settings.retry_percent))
+        {
+            return Err(tried.refusal(&[]));
+        }
+        let Some(channel) = all.get(&id) else { return Err(tried.refusal(&[])) };
+        match channel.enter(app).await {
+            Ok(busy) => return Ok(busy),
+            Err(Full::InFlight) => tried.limited(id, None),
+            Err(Full::Rate(wait_s)) => tried.limited(id, Some(wait_s)),
+        }
+    }
+}
+
+/// Every channel as a choice for `principal` sees it.
+pub(crate) fn candidates(
+    all: &BTreeMap<ChannelId, Arc<Channel>>,
+    principal: &Principal,
+    now: UnixMillis,
+    tried: impl Fn(ChannelId) -> bool,
+) -> Vec<Candidate> {
+    let account = Some(principal.account_id);
+    let removed = filegate_types::ChannelState::Removed;
+    let has_own = all.values().any(|channel| {
+        let row = &channel.facts().row;
+        row.account_id == account && row.state != removed
+    });
+    let each = all.values().map(|channel| {
+        let facts = channel.facts();
+        let row = &facts.row;
+        let allowed = match &principal.settings.channels {
+            Some(names) => names.contains(&row.name),
+            None if has_own => row.account_id == account,
+            None => row.account_id.is_none(),
+        };
+        Candidate {
+            id: channel.id,
+            state: row.state,
+            standing: channel.standing(now),
+            usable: facts.access.is_some(),
+            allowed,
+            others: row.account_id.is_some() && row.account_id != account,
+            weight: row.settings.weight,
+            priority: row.settings.priority,
+            purposes: row.settings.purposes.clone(),
+            has_files: false,
+            tried: tried(channel.id),
+        }
+    });
+    each.collect()
+}
+
+/// Step 9: the head, and the body as it comes.
+async fn answer(
+    app: &Arc<App>,
+    call: &Arc<Call>,
+    busy: Busy,
+    opening: Opening,
+    settle: Settle,
+) -> Response {
+    match attempt::fault(opening.parts.status, opening.code, None) {
+        Some(fault) => busy.failed(app, fault),
+        None => busy.answered(app, !matches!(call.method, Method::GET | Method::HEAD)),
+    }
+    respond(app, call, Some(busy), opening, settle).await
+}
+
+/// An answer of upstream's, to be sent.
+async fn respond(
+    app: &Arc<App>,
+    call: &Arc<Call>,
+    busy: Option<Busy>,
+    opening: Opening,
+    settle: Settle,
+) -> Response {
+    let head = headers::answer(&opening.parts.headers);
+    let (status, code) = (opening.parts.status, opening.code.unwrap_or(0));
+    let ending = Answering {
+        settle: Some((settle, Arc::clone(app), Arc::clone(call))),
+        busy,
+        status: status.as_u16(),
+        code,
+        bytes: 0,
+        complete: false,
+    };
+    let (head, body) = translate(app, call, head, opening, ending).await;
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = head;
+    response.extensions_mut().insert(UpstreamTrace);
+    response.extensions_mut().insert(Logged { code, status_if_asked: None });
+    response
+}
+
+impl Call {
+    /// Whether it may be made twice.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.rules.effect == Effect::None || self.has_idempotency_key
+    }
+}
+
+impl Tried {
+    fn attempts(&self) -> usize {
+        self.channels.values().filter(|what| **what != FULL).count()
+    }
+
+    fn fault(&mut self, app: &App, channel: &Channel, fault: Fault, perhaps_done: bool) {
+        match fault {
+            Fault::Limited(pause) => {
+                let pause = pause.unwrap_or(app.config.relay.cool_down.0);
+                self.wait(seconds(pause));
+                self.channels.insert(channel.id, fault.name());
+            }
+            _ => self.failed(channel.id, fault.name(), perhaps_done),
+        }
+    }
+
+    fn failed(&mut self, channel: ChannelId, what: &'static str, perhaps_done: bool) {
+        self.only_limits = false;
+        self.perhaps_done |= perhaps_done;
+        self.channels.insert(channel, what);
+    }
+
+    /// It was not called: it has no room.
+    fn limited(&mut self, channel: ChannelId, wait_s: Option<u32>) {
+        self.wait(wait_s.unwrap_or(1));
+        self.channels.insert(channel, FULL);
+    }
+
+    /// It was not called: it is not well.
+    fn out(&mut self, id: ChannelId, kind: TroubleKind, channel: &Channel, now: UnixMillis) {
+        self.only_limits &= kind == TroubleKind::Limited;
+        if let Standing::Out(trouble) = channel.standing(now) {
+            let left = u64::try_from(trouble.until.0 - now.0).unwrap_or(0);
+            self.wait(seconds(Duration::from_millis(left)));
+        }
+        self.channels.entry(id).or_insert(match kind {
+            TroubleKind::Limited => FULL,
+            _ => RESTS,
+        });
+    }
+
+    fn wait(&mut self, seconds: u32) {
+        self.wait_s = Some(self.wait_s.map_or(seconds, |known| known.min(seconds)));
+    }
+
+    /// What a client is told when nothing is left: how many channels, and what became of each in general words.
+    fn refusal(&self, reasons: &[(ChannelId, Out)]) -> ApiError {
+        let mut counts = BTreeMap::<&str, usize>::new();
+        for what in self.channels.values() {
+            *counts.entry(said(what)).or_default() += 1;
+        }
+        let told: Vec<_> = counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
+        let many = self.channels.len();
+        let detail = match many {
+            0 if reasons.iter().any(|(_, why)| *why == Out::Purpose) => {
+                "no channel takes files of this purpose".to_owned()
+            }
+            0 => "no channel takes this call".to_owned(),
+            1 => format!("1 channel: {}", told.join(", ")),
+            _ => format!("{many} channels: {}", told.join(", ")),
+        };
+        let detail = match self.perhaps_done {
+            true => format!("{detail}; it may have been done all the same"),
+            false => detail,
+        };
+        let limits = many > 0 && self.only_limits;
+        let code = if limits { ErrorCode::RateLimit } else { ErrorCode::Internal };
+        let error = ApiError::detailed(code, detail);
+        match self.wait_s {
+            Some(wait_s) => error.retry_after(wait_s.max(1)),
+            None if limits => error.retry_after(1),
+            None => error,
+        }
+    }
+}
+
+/// The channel has no room.
+const FULL: &str = "full";
+/// The channel is given a pause.
+const RESTS: &str = "rests";
+
+/// In words for clients: an operator's money and keys are not their business.
+fn said(what: &str) -> &'static str {
+    match what {
+        FULL | "limited" => "limited",
+        "unreachable" => "unreachable",
+        "timed_out" => "timed out",
+        RESTS => "unavailable",
+        _ => "failed",
+    }
+}
+
+fn seconds(pause: Duration) -> u32 {
+    u32::try_from(pause.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+/// What is done when an answer has been sent or cut off, or nobody takes it any more.
+struct Answering {
+    settle: Option<(Settle, Arc<App>, Arc<Call>)>,
+    /// The channel is at it as long as its answer comes.
+    busy: Option<Busy>,
+    status: u16,
+    code: i64,
+    bytes: u64,
+    complete: bool,
+}
+
+impl Ending for Answering {
+    fn passed(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    fn ended(&mut self, cut: Option<&AnswerCut>) {
+        self.complete |= cut.is_none();
+        if let (Some(cut), Some((_, app, _)), Some(busy)) = (cut, &self.settle, &self.busy) {
+            let channel = &busy.channel().facts().row.name;
+            tracing::warn!(channel, why = %cut, "relay.answer.cut");
+            busy.failed(app, Fault::Failed);
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if let Some((settle, app, call)) = self.settle.take() {
+            let channel = self.busy.take().map(|busy| busy.channel().id);
+            let end = End {
+                channel,
+                status: self.status,
+                code: self.code,
+                bytes: self.bytes,
+                complete: self.complete,
+            };
+            let tasks = app.tasks.clone();
+            tasks.spawn(async move { settle.answered(&app, &call, end).await });
+        }
+    }
+}
+
+// ---- The seams for ids and money. ----
+
+/// How an answered call ended.
+#[derive(Debug, Clone, Copy)]
+#[expect(dead_code, reason = "for the books of relayed calls")]
+pub(crate) struct End {
+    /// Who answered.
+    pub(crate) channel: Option<ChannelId>,
+    pub(crate) status: u16,
+    /// What `base_resp` says, or 0.
+    pub(crate) code: i64,
+    /// Of the body.
+    pub(crate) bytes: u64,
+    /// Whether upstream sent all of it, and the client took it.
+    pub(crate) complete: bool,
+}
+
+/// Step 10, however the call ends: dropped without a word, what was held is given back.
+pub(crate) struct Settle {}
+
+impl Settle {
+    /// Upstream has answered, and the answer is over.
+    #[expect(clippy::unused_async, reason = "the seam for the books of relayed calls")]
+    pub(crate) async fn answered(self, _app: &Arc<App>, _call: &Call, _end: End) {}
+
+    /// Nobody has: `error`, or what the account's own channel said.
+    fn unanswered(
+        self,
+        _app: &Arc<App>,
+        _call: &Arc<Call>,
+        tried: Tried,
+        error: &ApiError,
+    ) -> Response {
+        match tried.words {
+            Some((opening, _channel)) => own_words(opening),
+            None => refusal(error, bare),
+        }
+    }
+}
+
+/// What a channel of the account's own said of itself, which is its owner's business.
+fn own_words(opening: Opening) -> Response {
+    /// Nothing is left to be done.
+    struct Nothing;
+    impl Ending for Nothing {
+        fn passed(&mut self, _bytes: usize) {}
+        fn ended(&mut self, _cut: Option<&AnswerCut>) {}
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = opening.parts.status;
+    *response.headers_mut() = headers::answer(&opening.parts.headers);
+    response.extensions_mut().insert(UpstreamTrace);
+    let code = opening.code.unwrap_or(0);
+    response.extensions_mut().insert(Logged { code, status_if_asked: None });
+    *response.body_mut() = Passing::body(opening.looked, opening.rest, Nothing);
+    response
+}
+
+/// Step 3: whose everything is that the request names, and where it has to go because of that.
+#[expect(clippy::unused_async, reason = "the seam for ids")]
+async fn own(_app: &Arc<App>, call: &Call, _body: Option<&Whole>) -> Result<Needs, ApiError> {
+    let free = matches!(call.method, Method::GET | Method::HEAD);
+    Ok(Needs { free, ..Needs::default() })
+}
+
+/// Step 4: money for what the call can cost.
+#[expect(clippy::unused_async, reason = "the seam for the books of relayed calls")]
+async fn hold(_app: &Arc<App>, _call: &Call, _body: Option<&Whole>) -> Result<Settle, ApiError> {
+    Ok(Settle {})
+}
+
+/// Why a call's files are not on a channel.
+#[expect(dead_code, reason = "the seam for copies of files")]
+enum There {
+    /// The channel cannot take them now.
+    Channel(Fault),
+    /// They cannot be had, or no channel takes them.
+    Call(ApiError),
+}
+
+/// Step 6: the call's files are on the channel; what stands for ids there.
+#[expect(clippy::unused_async, reason = "the seam for ids")]
+async fn there(
+    _app: &Arc<App>,
+    _call: &Call,
+    _busy: &Busy,
+    _body: Option<&Whole>,
+) -> Result<Vec<Edit>, There> {
+    Ok(vec![])
+}
+
+/// Whether the answer is read on its way back, so that it must not come compressed.
+fn is_rewritten(_call: &Call) -> bool {
+    false
+}
+
+/// Step 9 for answers that name something: what they name is adopted, and what stands for it here is put in its place.
+#[expect(clippy::unused_async, reason = "the seam for ids")]
+async fn translate(
+    _app: &Arc<App>,
+    _call: &Arc<Call>,
+    head: HeaderMap,
+    opening: Opening,
+    ending: Answering,
+) -> (HeaderMap, Body) {
+    (head, Passing::body(opening.looked, opening.rest, ending))
 }
 
 /// Writes down what was counted.

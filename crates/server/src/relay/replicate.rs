@@ -26,6 +26,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use futures_util::stream;
 use tokio_util::io::StreamReader;
 
+use super::channels::Fault;
 use crate::app::{App, random};
 use crate::http::content;
 use crate::http::reply::store_failed;
@@ -53,23 +54,6 @@ pub(crate) struct Endpoint {
     pub(crate) key: Key,
     /// The `GroupId` that its account needs.
     pub(crate) group_id: Option<String>,
-}
-
-/// What a failed copy says of the channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// It is over a limit of its own; it may have said for how long.
-    Limited(Option<Duration>),
-    /// It has no money.
-    OutOfBalance,
-    /// Its key is refused.
-    KeyRefused,
-    /// No connection could be made.
-    Unreachable,
-    /// It failed, or its answers make no sense.
-    Failed,
-    /// It took too long.
-    TimedOut,
 }
 
 /// Why there is no copy.

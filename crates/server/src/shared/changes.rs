@@ -20,6 +20,7 @@ const PING_EVERY: Duration = Duration::from_millis(500);
 /// Tells all replicas of a change that was made. Those that do not hear of it see it within a second.
 pub(crate) async fn announce(app: &App) {
     app.callers.forget();
+    app.relay.channels.forget();
     let Some(link) = &app.redis else { return };
     if let Err(error) = publish(link).await {
         let error = &error as &dyn std::error::Error;

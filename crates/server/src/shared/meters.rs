@@ -126,5 +126,6 @@ pub(super) fn id(subject: Subject) -> String {
     match subject {
         Subject::Key(key) => format!("k{}", key.0),
         Subject::Account(account) => format!("a{}", account.0),
+        Subject::Channel(channel) => format!("c{}", channel.0),
     }
 }

@@ -1,0 +1,581 @@
+//! Channels as they are now: their rows, what their answers say of them, and how much they may be given.
+//!
+//! Rows are read when calls come, at most twice a second, so that what another process changes holds within a
+//! second; a change of this process's holds at once. What an answer says of a channel counts here from that moment, and
+//! is written to its row for other replicas to see.
+//!
+//! | trouble | from | until | ends |
+//! |---|---|---|---|
+//! | limited | 1002, 1039, 1041, 2045, 429 | `Retry-After`, else `relay.cool_down` | then, by itself |
+//! | failing | `relay.breaker_failures` in a row | `relay.breaker_pause`, doubled each time | with the one call, or the probe, that goes through |
+//! | out of balance | 1008, 402 | `relay.unusable_pause` | with the one call that goes through and costs something |
+//! | key refused | 1004, 2049, 401, 403 | `relay.unusable_pause` | with the one call, or the probe, that goes through, or a new key |
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use filegate_store::{ChannelRow, StoreError};
+use filegate_types::{ChannelCondition, ChannelId, ChannelState, Clock, UnixMillis};
+use http::HeaderValue;
+
+use super::http::{Origin, Pool};
+use crate::app::App;
+use crate::config::Relay as Settings;
+use crate::lifecycle::Tasks;
+use crate::secrets::Secrets;
+
+/// How long rows are used before they are read again.
+const ROWS_LIFE: Duration = Duration::from_millis(500);
+/// The longest pause of a channel that fails.
+const PAUSE_MAX: Duration = Duration::from_mins(5);
+/// How a row says that its channel fails, rather than that it is over a limit.
+const FAILING: &str = "failing";
+
+/// All channels.
+#[derive(Debug)]
+pub(crate) struct Channels {
+    known: Mutex<Known>,
+    /// One reads for all.
+    reading: tokio::sync::Mutex<()>,
+    tasks: Tasks,
+}
+
+/// What was read, and when.
+#[derive(Debug, Default)]
+struct Known {
+    channels: Arc<BTreeMap<ChannelId, Arc<Channel>>>,
+    read_at: Option<Instant>,
+    /// Counts what was announced: a read that began before sees too little.
+    generation: u64,
+}
+
+/// A channel.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) id: ChannelId,
+    facts: RwLock<Arc<Facts>>,
+    pub(crate) pool: Arc<Pool>,
+    trouble: Mutex<Health>,
+    in_flight: AtomicU32,
+}
+
+/// What operators say of a channel.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) row: ChannelRow,
+    /// Where and with which key; `None` if it cannot be called.
+    pub(crate) access: Option<Access>,
+}
+
+/// What it takes to call a channel.
+#[derive(Clone)]
+pub(crate) struct Access {
+    pub(crate) origin: Origin,
+    /// The key.
+    pub(crate) key: HeaderValue,
+    /// `Bearer` and the key.
+    pub(crate) bearer: HeaderValue,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// What this process has seen of a channel.
+#[derive(Debug, Default)]
+struct Health {
+    failures: u32,
+    /// How often it was given a pause since it last was well.
+    pauses: u32,
+    trouble: Option<Trouble>,
+    /// A call is on its way that shows whether it is over.
+    trying: bool,
+}
+
+/// Why a channel is not called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    pub(crate) kind: TroubleKind,
+    pub(crate) until: UnixMillis,
+    noted_at: UnixMillis,
+}
+
+/// See the table above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TroubleKind {
+    Limited,
+    Failing,
+    OutOfBalance,
+    KeyRefused,
+}
+
+/// What a channel's failure says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is over a limit of its own; it may have said for how long.
+    Limited(Option<Duration>),
+    /// It has no money.
+    OutOfBalance,
+    /// Its key is refused.
+    KeyRefused,
+    /// No connection could be made.
+    Unreachable,
+    /// It failed, or its answers make no sense.
+    Failed,
+    /// It took too long.
+    TimedOut,
+}
+
+/// Whether a channel may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It may.
+    Well,
+    /// One call may, to see whether it is over.
+    Try,
+    /// It may not.
+    Out(Trouble),
+}
+
+/// A call on its way to a channel.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    channel: Arc<Channel>,
+    began: UnixMillis,
+    /// Whether it is the one that shows whether trouble is over.
+    tries: bool,
+    noted: AtomicBool,
+}
+
+/// Why a channel has no room for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// `max_concurrency` calls are in progress, or another one tries whether it is well again.
+    InFlight,
+    /// `max_rpm` is used up, for so many seconds.
+    Rate(u32),
+}
+
+impl Channels {
+    pub(crate) fn new(tasks: &Tasks) -> Self {
+        Self {
+            known: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+            tasks: tasks.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something was changed: the next call reads rows again.
+    pub(crate) fn forget(&self) {
+        let mut known = self.lock();
+        known.generation += 1;
+        known.read_at = None;
+    }
+
+    fn fresh(&self) -> Option<Arc<BTreeMap<ChannelId, Arc<Channel>>>> {
+        let known = self.lock();
+        known
+            .read_at
+            .is_some_and(|at| at.elapsed() < ROWS_LIFE)
+            .then(|| Arc::clone(&known.channels))
+    }
+
+    /// All channels, those that are removed too.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub(crate) async fn all(
+        &self,
+        app: &App,
+    ) -> Result<Arc<BTreeMap<ChannelId, Arc<Channel>>>, StoreError> {
+        if let Some(channels) = self.fresh() {
+            return Ok(channels);
+        }
+        let _one = self.reading.lock().await;
+        if let Some(channels) = self.fresh() {
+            return Ok(channels);
+        }
+        let (generation, read_at) = (self.lock().generation, Instant::now());
+        let rows = app.catalog.channels().await?;
+        let mut known = self.lock();
+        let mut channels = BTreeMap::new();
+        for row in rows {
+            let id = row.channel_id;
+            let channel = match known.channels.get(&id) {
+                Some(channel) => {
+                    channel.update(row, &app.secrets);
+                    Arc::clone(channel)
+                }
+                None => Arc::new(Channel::new(row, &app.config.relay, &self.tasks, &app.secrets)),
+            };
+            channels.insert(id, channel);
+        }
+        known.channels = Arc::new(channels);
+        if known.generation == generation {
+            known.read_at = Some(read_at);
+        }
+        Ok(Arc::clone(&known.channels))
+    }
+}
+
+impl Facts {
+    fn of(row: ChannelRow, secrets: &Secrets) -> Self {
+        let called = matches!(row.state, ChannelState::Active | ChannelState::Draining);
+        let access = called.then(|| Access::of(&row, secrets)).flatten();
+        Self { row, access }
+    }
+}
+
+impl Access {
+    fn of(row: &ChannelRow, secrets: &Secrets) -> Option<Self> {
+        let opened = secrets.open(row);
+        let key = opened
+            .inspect_err(|error| {
+                let (channel, error) = (&row.name, error as &dyn std::error::Error);
+                tracing::error!(channel, error, "relay.channel.key");
+            })
+            .ok()?;
+        let Some(origin) = Origin::of(&row.base_url) else {
+            tracing::error!(channel = row.name, "relay.channel.url: it is no http or https URL");
+            return None;
+        };
+        let secret = |text: String| {
+            let mut value = HeaderValue::try_from(text).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
+        Some(Self { origin, bearer: secret(format!("Bearer {key}"))?, key: secret(key)? })
+    }
+}
+
+impl Channel {
+    fn new(row: ChannelRow, settings: &Settings, tasks: &Tasks, secrets: &Secrets) -> Self {
+        Self {
+            id: row.channel_id,
+            facts: RwLock::new(Arc::new(Facts::of(row, secrets))),
+            pool: Pool::new(settings, tasks),
+            trouble: Mutex::default(),
+            in_flight: AtomicU32::new(0),
+        }
+    }
+
+    /// What operators say of it.
+    pub(crate) fn facts(&self) -> Arc<Facts> {
+        Arc::clone(&self.facts.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what was read.
+    fn update(&self, row: ChannelRow, secrets: &Secrets) {
+        let facts = self.facts();
+        let moved = row.base_url != facts.row.base_url || row.sealed_key != facts.row.sealed_key;
+        {
+            let mut health = self.health();
+            // Another key, or word of another replica's that it is well again.
+            let over = health.trouble.is_some_and(|trouble| {
+                row.condition == ChannelCondition::Well
+                    && row.condition_since.is_some_and(|since| since > trouble.noted_at)
+            });
+            if moved || over {
+                *health = Health::default();
+            }
+        }
+        if row == facts.row && facts.access.is_some() {
+            return;
+        }
+        let reopened = moved || row.state != facts.row.state || facts.access.is_none();
+        let fresh = if reopened {
+            self.pool.clear();
+            Facts::of(row, secrets)
+        } else {
+            Facts { row, access: facts.access.clone() }
+        };
+        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+    }
+
+    /// Whether it may be called at `now`, by what was seen here and by what its row says.
+    pub(crate) fn standing(&self, now: UnixMillis) -> Standing {
+        let health = self.health();
+        let trouble = health.trouble.or_else(|| Trouble::of_row(&self.facts().row));
+        match trouble {
+            None => Standing::Well,
+            Some(trouble) if trouble.until > now => Standing::Out(trouble),
+            Some(trouble) if trouble.kind == TroubleKind::Limited => Standing::Well,
+            Some(trouble) if health.trying => Standing::Out(trouble),
+            Some(_) => Standing::Try,
+        }
+    }
+
+    /// Calls in progress.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Takes a place for a call.
+    pub(crate) async fn enter(self: &Arc<Self>, app: &App) -> Result<Busy, Full> {
+        let facts = self.facts();
+        let now = app.clock.now();
+        let most = facts.row.settings.max_concurrency.unwrap_or(u32::MAX);
+        let taken = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |calls| {
+            (calls < most).then_some(calls + 1)
+        });
+        taken.map_err(|_most| Full::InFlight)?;
+        let mut busy = Busy {
+            channel: Arc::clone(self),
+            began: now,
+            tries: false,
+            noted: AtomicBool::new(false),
+        };
+        metrics::gauge!("filegate_channel_calls_in_flight", "channel" => facts.row.name.clone())
+            .increment(1);
+        if let Some(per_minute) = facts.row.settings.max_rpm
+            && let Err(wait_s) = app.gate.channel(self.id, per_minute).await
+        {
+            return Err(Full::Rate(wait_s));
+        }
+        let ends_by_trying = matches!(self.standing(now), Standing::Try);
+        let mut health = self.health();
+        if ends_by_trying {
+            if std::mem::replace(&mut health.trying, true) {
+                return Err(Full::InFlight);
+            }
+            busy.tries = true;
+        }
+        drop(health);
+        Ok(busy)
+    }
+
+    /// Notes a failure.
+    fn failed(
+        &self,
+        settings: &Settings,
+        fault: Fault,
+        began: UnixMillis,
+        now: UnixMillis,
+    ) -> Option<Trouble> {
+        let mut health = self.health();
+        let kind = match fault {
+            Fault::Limited(_) => TroubleKind::Limited,
+            Fault::OutOfBalance => TroubleKind::OutOfBalance,
+            Fault::KeyRefused => TroubleKind::KeyRefused,
+            Fault::Unreachable | Fault::Failed | Fault::TimedOut => TroubleKind::Failing,
+        };
+        let pause = match fault {
+            Fault::Limited(pause) => pause.unwrap_or(settings.cool_down.0),
+            Fault::OutOfBalance | Fault::KeyRefused => settings.unusable_pause.0,
+            _ => {
+                health.failures = health.failures.saturating_add(1);
+                let paused = health.trouble.filter(|trouble| trouble.kind == TroubleKind::Failing);
+                let opens = match paused {
+                    // It began before the pause: it says nothing new.
+                    Some(trouble) => began >= trouble.until,
+                    None => health.failures >= settings.breaker_failures.max(1),
+                };
+                if !opens {
+                    return None;
+                }
+                let pause = settings.breaker_pause.0 * 2u32.saturating_pow(health.pauses.min(16));
+                health.pauses += 1;
+                pause.min(PAUSE_MAX.max(settings.breaker_pause.0))
+            }
+        };
+        let trouble = Trouble { kind, until: now.plus(pause), noted_at: now };
+        if let Some(other) = health.trouble
+            && other.until > now
+            && (other.kind > kind || (other.kind == kind && other.until >= trouble.until))
+        {
+            return None;
+        }
+        health.trouble = Some(trouble);
+        Some(trouble)
+    }
+
+    /// Notes that a call which began at `began` went through; gives what its row said if trouble is over by that.
+    fn went_through(&self, began: UnixMillis, costs: bool) -> Option<ChannelCondition> {
+        let mut health = self.health();
+        let facts = self.facts();
+        let trouble = health.trouble.or_else(|| Trouble::of_row(&facts.row));
+        if let Some(trouble) = trouble {
+            // It began before the trouble, or asks for nothing that the trouble keeps from it.
+            let tells = began >= trouble.noted_at
+                && (began >= trouble.until || trouble.kind != TroubleKind::Limited)
+                && (costs || trouble.kind != TroubleKind::OutOfBalance);
+            if !tells {
+                return None;
+            }
+        }
+        let trying = health.trying;
+        *health = Health { trying, ..Health::default() };
+        trouble?;
+        let seen = facts.row.condition;
+        // Not before the row says so would the next call come this way.
+        let row = ChannelRow { condition: ChannelCondition::Well, ..facts.row.clone() };
+        let well = Facts { row, access: facts.access.clone() };
+        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(well);
+        Some(seen)
+    }
+}
+
+impl Trouble {
+    /// What a row says.
+    fn of_row(row: &ChannelRow) -> Option<Self> {
+        let kind = match row.condition {
+            ChannelCondition::Well => return None,
+            ChannelCondition::Cooling if row.condition_why.starts_with(FAILING) => {
+                TroubleKind::Failing
+            }
+            ChannelCondition::Cooling => TroubleKind::Limited,
+            ChannelCondition::OutOfBalance => TroubleKind::OutOfBalance,
+            ChannelCondition::KeyRefused => TroubleKind::KeyRefused,
+        };
+        let noted_at = row.condition_since.unwrap_or(UnixMillis(0));
+        Some(Self { kind, until: row.condition_until.unwrap_or(UnixMillis(0)), noted_at })
+    }
+}
+
+#[cfg(test)]
+impl Trouble {
+    pub(super) fn at(kind: TroubleKind, until: UnixMillis, noted_at: UnixMillis) -> Self {
+        Self { kind, until, noted_at }
+    }
+}
+
+impl TroubleKind {
+    fn condition(self) -> ChannelCondition {
+        match self {
+            Self::Limited | Self::Failing => ChannelCondition::Cooling,
+            Self::OutOfBalance => ChannelCondition::OutOfBalance,
+            Self::KeyRefused => ChannelCondition::KeyRefused,
+        }
+    }
+
+    fn why(self) -> &'static str {
+        match self {
+            Self::Limited => "limited: it answered that it is over a limit",
+            Self::Failing => "failing: it was not reached, or answered nothing of use",
+            Self::OutOfBalance => "it answered that it has no money",
+            Self::KeyRefused => "it answered that its key is not good",
+        }
+    }
+}
+
+impl Fault {
+    /// The name in metrics and in what clients are told.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Limited(_) => "limited",
+            Self::OutOfBalance => "out_of_balance",
+            Self::KeyRefused => "key_refused",
+            Self::Unreachable => "unreachable",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+impl Busy {
+    /// Its channel.
+    pub(crate) fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
+    /// The channel answered. `costs`: whether it would not have without money.
+    pub(crate) fn answered(&self, app: &Arc<App>, costs: bool) {
+        self.count("answered");
+        if let Some(seen) = self.channel.went_through(self.began, costs) {
+            self.channel.note(app, seen, ChannelCondition::Well, None, "");
+        }
+    }
+
+    /// It did not, or said that it cannot.
+    pub(crate) fn failed(&self, app: &Arc<App>, fault: Fault) {
+        self.count(fault.name());
+        let (settings, now) = (&app.config.relay, app.clock.now());
+        if let Some(trouble) = self.channel.failed(settings, fault, self.began, now) {
+            let channel = &self.channel.facts().row.name;
+            tracing::warn!(channel, why = trouble.kind.why(), "relay.channel.trouble");
+            let condition = trouble.kind.condition();
+            let seen = self.channel.facts().row.condition;
+            self.channel.note(app, seen, condition, Some(trouble.until), trouble.kind.why());
+        }
+    }
+
+    fn count(&self, outcome: &'static str) {
+        self.noted.store(true, Ordering::Relaxed);
+        let channel = self.channel.facts().row.name.clone();
+        metrics::counter!("filegate_channel_calls_total", "channel" => channel, "outcome" => outcome)
+            .increment(1);
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.channel.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if self.tries {
+            self.channel.health().trying = false;
+        }
+        let channel = self.channel.facts().row.name.clone();
+        metrics::gauge!("filegate_channel_calls_in_flight", "channel" => channel).decrement(1);
+    }
+}
+
+impl Channel {
+    /// Writes its condition to its row, for other replicas.
+    fn note(
+        self: &Arc<Self>,
+        app: &Arc<App>,
+        seen: ChannelCondition,
+        condition: ChannelCondition,
+        until: Option<UnixMillis>,
+        why: &'static str,
+    ) {
+        let (channel, app) = (Arc::clone(self), Arc::clone(app));
+        let tasks = app.tasks.clone();
+        tasks.spawn(async move {
+            let now = app.clock.now();
+            let noted =
+                app.catalog.set_condition(channel.id, condition, until, why.to_owned(), seen, now);
+            match noted.await {
+                Ok(_changed) => app.relay.channels.forget(),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "relay.channel.note.failed");
+                }
+            }
+        });
+    }
+}
+
+/// Condition and calls of every channel, for metrics.
+pub(crate) fn describe(channels: &BTreeMap<ChannelId, Arc<Channel>>, clock: &dyn Clock) {
+    let mut names = HashMap::new();
+    for channel in channels.values() {
+        let facts = channel.facts();
+        if facts.row.state == ChannelState::Removed {
+            continue;
+        }
+        let condition = match channel.standing(clock.now()) {
+            Standing::Well => ChannelCondition::Well,
+            Standing::Out(trouble) => trouble.kind.condition(),
+            Standing::Try => facts.row.condition,
+        };
+        names.insert(facts.row.name.clone(), condition);
+    }
+    for (name, condition) in names {
+        for each in ChannelCondition::ALL {
+            metrics::gauge!("filegate_channel_condition", "channel" => name.clone(), "condition" => each.name())
+                .set(f64::from(u8::from(each == condition)));
+        }
+    }
+}
