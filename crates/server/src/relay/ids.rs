@@ -189,10 +189,26 @@ impl Needs {
         self.copies.insert((channel, file), upstream_id);
     }
 
-    /// Forgets the copies on a channel, and says which there were: upstream does not know one of them.
-    pub(crate) fn forget_copies(&mut self, channel: ChannelId) -> Vec<(FileId, Arc<str>)> {
+    /// Forgets a copy.
+    pub(crate) fn forget_copy(&mut self, channel: ChannelId, file: FileId) {
+        self.copies.remove(&(channel, file));
+    }
+
+    /// The files that are not on a channel.
+    pub(crate) fn missing_on(&self, channel: ChannelId) -> impl Iterator<Item = FileId> {
         let files = self.files.iter().map(|file| file.file_id);
-        files.filter_map(|id| Some((id, self.copies.remove(&(channel, id))?))).collect()
+        files.filter(move |file| self.copy(channel, *file).is_none())
+    }
+
+    /// The copies on a channel.
+    pub(crate) fn copies(&self, channel: ChannelId) -> Vec<(FileId, Arc<str>)> {
+        let files = self.files.iter().map(|file| file.file_id);
+        files.filter_map(|id| Some((id, Arc::clone(self.copy(channel, id)?)))).collect()
+    }
+
+    /// Whether the account has the voice on a channel that it is about to make there.
+    pub(crate) fn has_voice_on(&self, channel: ChannelId) -> bool {
+        self.remade.contains(&channel)
     }
 
     /// What stands on `channel` in the place of the `index`th of what was asked; `None` for the same.

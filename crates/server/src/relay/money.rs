@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use filegate_store::{
     CostRow, FirstAnswer, KeptAnswer, NewHold, Relayed, RelayedUsage, StoreError,
@@ -24,6 +24,8 @@ use crate::pay;
 
 /// How long a hold lasts that is not renewed.
 const LEASE: Duration = Duration::from_mins(3);
+/// How long costs are used before they are read again.
+const COSTS_LIFE: Duration = Duration::from_secs(5);
 /// Distinct counts that are kept in memory; more are written down at once.
 const COUNTS_MAX: usize = 10_000;
 /// Before a capture is tried again that the store did not take.
@@ -34,6 +36,8 @@ const CAPTURE_PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::fro
 pub(crate) struct Books {
     held: Mutex<HashSet<String>>,
     counts: Mutex<HashMap<Counted, Sums>>,
+    /// What upstream takes, and when that was read.
+    costs: Mutex<Option<(Instant, Arc<Vec<CostRow>>)>>,
 }
 
 type Counted = (AccountId, KeyId, ChannelId, String);
@@ -44,6 +48,27 @@ struct Sums {
     units: u64,
     bytes: u64,
     cost: Money,
+}
+
+impl Books {
+    /// What upstream takes on all channels. It is only for reports: where it cannot be read, what was known is.
+    pub(crate) async fn costs(&self, app: &App) -> Arc<Vec<CostRow>> {
+        let known = locked(&self.costs).clone();
+        if let Some((read_at, costs)) = &known
+            && read_at.elapsed() < COSTS_LIFE
+        {
+            return Arc::clone(costs);
+        }
+        let costs = match app.catalog.costs().await {
+            Ok(costs) => Arc::new(costs),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "relay.costs.failed");
+                known.map(|(_, costs)| costs).unwrap_or_default()
+            }
+        };
+        *locked(&self.costs) = Some((Instant::now(), Arc::clone(&costs)));
+        costs
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
