@@ -66,7 +66,8 @@ pub(crate) fn bare(base_resp: BaseResp) -> filegate_types::wire::ErrorReply {
     filegate_types::wire::ErrorReply { base_resp }
 }
 
-fn refusal_as(
+/// `error` as any body, with an HTTP status of its own and the one to answer if the setting asks for it.
+pub(crate) fn refusal_as(
     status: StatusCode,
     status_if_asked: Option<StatusCode>,
     error: &ApiError,

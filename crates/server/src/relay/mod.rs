@@ -43,6 +43,10 @@ pub(crate) mod named;
 pub(crate) mod replicate;
 mod reply;
 pub(crate) mod route;
+pub(crate) mod refuse;
+pub(crate) mod owned;
+pub(crate) mod settle;
+pub(crate) mod translate;
 pub(crate) mod target;
 
 use std::collections::BTreeMap;

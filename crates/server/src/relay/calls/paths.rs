@@ -12,7 +12,7 @@ const SEGMENTS_MAX: usize = 8;
 /// Bytes of it.
 const NAME_MAX: usize = 96;
 /// The name of all that are longer.
-const OTHER: &str = "/other";
+pub(super) const OTHER: &str = "/other";
 
 /// The name of a path that is not in the table, and the ids in it: a run of digits is what upstream's are.
 pub(super) fn normalised(path: &str) -> (Cow<'static, str>, Vec<PathId>) {

@@ -74,7 +74,7 @@ enum Step {
 /// Rules, ready to be followed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rules {
-    rules: Vec<Rule>,
+    all: Vec<Rule>,
     steps: Vec<Step>,
     start: Places,
 }
@@ -86,7 +86,7 @@ impl Rules {
     /// # Panics
     /// For more steps than there are places (128), or a path that is not one: both are mistakes in a table of ours.
     pub fn new(rules: &[Rule]) -> Self {
-        let mut made = Self { rules: rules.to_vec(), ..Self::default() };
+        let mut made = Self { all: rules.to_vec(), ..Self::default() };
         for (index, rule) in rules.iter().enumerate() {
             let first = made.steps.len();
             for part in rule.path.split('.') {
@@ -101,17 +101,17 @@ impl Rules {
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.all.is_empty()
     }
 
     /// The rule that [`Found::rule`](super::Found) names.
     pub fn get(&self, index: usize) -> Option<&Rule> {
-        self.rules.get(index)
+        self.all.get(index)
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter()
+        self.all.iter()
     }
 
     fn steps_of(&mut self, part: &'static str) {
@@ -168,11 +168,11 @@ impl Rules {
         let mut here = Here::default();
         for n in bits(places) {
             if let Step::End(index) = self.steps[n] {
-                let place = match self.rules[index].kind {
+                let place = match self.all[index].kind {
                     Kind::MmFile => &mut here.mm_file,
                     _ => &mut here.rule,
                 };
-                place.get_or_insert((index, self.rules[index].kind));
+                place.get_or_insert((index, self.all[index].kind));
             }
         }
         here
