@@ -253,6 +253,10 @@ mod tests {
         config
     }
 
+    fn write(path: &Path, text: &str) {
+        File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
     fn line(seed: u8) -> String {
         BASE64.encode([seed; 32])
     }
@@ -278,7 +282,7 @@ mod tests {
         // Another process seals with the same one.
         assert_eq!(secrets.open(&row(seal(&next))).unwrap(), KEY);
         // The file of somebody else: what helps is said, the key is not.
-        fs::write(&file, line(7)).unwrap();
+        write(&file, &line(7));
         let lost = Secrets::new(&in_dir(home.path())).unwrap();
         let why = lost.open(&row(sealed)).unwrap_err().to_string();
         assert!(why.contains("\"global\"") && why.contains("give back the sealing key"), "{why}");
@@ -296,11 +300,11 @@ mod tests {
     fn a_file_that_is_set_is_read_again_when_it_has_changed() {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("keys");
-        fs::write(&file, format!("# made today\n\n{}\n", line(1))).unwrap();
+        write(&file, &format!("# made today\n\n{}\n", line(1)));
         let (secrets, other) =
             (Secrets::new(&with_file(&file)).unwrap(), Secrets::new(&with_file(&file)).unwrap());
         let old = row(seal(&secrets));
-        fs::write(&file, format!("{}\n{}\n", line(2), line(1))).unwrap();
+        write(&file, &format!("{}\n{}\n", line(2), line(1)));
         assert!(secrets.to_seal(false).unwrap().needs_reseal(&old.sealed_key));
         assert_eq!(secrets.open(&old).unwrap(), KEY);
         let new = row(seal(&secrets));
@@ -315,10 +319,10 @@ mod tests {
         let file = home.path().join("keys");
         let why = Secrets::new(&with_file(&file)).unwrap_err().to_string();
         assert!(why.contains("relay.secret_key_file") && why.contains("keys"), "{why}");
-        fs::write(&file, format!("{}\nhush-hush\n", line(1))).unwrap();
+        write(&file, &format!("{}\nhush-hush\n", line(1)));
         let why = Secrets::new(&with_file(&file)).unwrap_err().to_string();
         assert!(why.contains("line 2") && !why.contains("hush"), "{why}");
-        fs::write(&file, "# nothing\n").unwrap();
+        write(&file, "# nothing\n");
         let why = Secrets::new(&with_file(&file)).unwrap_err().to_string();
         assert!(why.contains("no key"), "{why}");
         let mut replica = in_dir(home.path());

@@ -5,6 +5,7 @@ use filegate_types::{Call, Money, PriceUnit};
 use serde::Deserialize;
 
 use super::ask::{self, Ask};
+use super::channels::relayed_path;
 use super::problem::Problem;
 use super::{Asked, Plan, Planned};
 
@@ -60,8 +61,8 @@ pub(super) fn prices(_: &Ask) -> Asked {
 struct Set {
     call: Call,
     unit: Option<PriceUnit>,
-    #[serde(default)]
-    purpose: String,
+    purpose: Option<String>,
+    path: Option<String>,
     amount: Money,
 }
 
@@ -78,10 +79,11 @@ pub(super) fn set_price(ask: &Ask) -> Planned {
     if asked.amount < Money::ZERO {
         return Err(Problem::invalid("amount", format_args!("{} is below 0", asked.amount)));
     }
-    if !asked.purpose.is_empty() {
-        super::known_purpose(ask, "purpose", &asked.purpose)?;
+    let (call, amount) = (asked.call, Some(asked.amount));
+    let purpose = of(call, asked.purpose, asked.path)?;
+    if call != Call::Relay && !purpose.is_empty() {
+        super::known_purpose(ask, "purpose", &purpose)?;
     }
-    let (call, purpose, amount) = (asked.call, asked.purpose, Some(asked.amount));
     Ok(Plan::of(AdminChange::Price(PriceChange { call, unit, purpose, amount })))
 }
 
@@ -90,8 +92,20 @@ pub(super) fn set_price(ask: &Ask) -> Planned {
 struct Remove {
     call: Call,
     unit: Option<PriceUnit>,
-    #[serde(default)]
-    purpose: String,
+    purpose: Option<String>,
+    path: Option<String>,
+}
+
+/// What of a call has the price: a purpose of files, or a path of what is relayed.
+fn of(call: Call, purpose: Option<String>, path: Option<String>) -> Result<String, Problem> {
+    match (call, purpose.filter(|text| !text.is_empty()), path) {
+        (Call::Relay, None, path) => relayed_path("path", path.unwrap_or_default()),
+        (Call::Relay, Some(_), _) => {
+            Err(Problem::invalid("purpose", "relayed calls have prices by path"))
+        }
+        (_, _, Some(_)) => Err(Problem::invalid("path", "only relayed calls have prices by path")),
+        (_, purpose, None) => Ok(purpose.unwrap_or_default()),
+    }
 }
 
 /// The purpose may be one that is not configured any more.
@@ -101,6 +115,7 @@ pub(super) fn remove_price(ask: &Ask) -> Planned {
         Call::Storage => PriceUnit::GibDay,
         _ => PriceUnit::Call,
     });
-    let (call, purpose, amount) = (asked.call, asked.purpose, None);
+    let (call, amount) = (asked.call, None);
+    let purpose = of(call, asked.purpose, asked.path)?;
     Ok(Plan::of(AdminChange::Price(PriceChange { call, unit, purpose, amount })))
 }

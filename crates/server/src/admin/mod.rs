@@ -12,11 +12,13 @@ mod again;
 mod ask;
 mod auth;
 mod backup;
+mod channels;
 mod files;
 mod keys;
 mod ledger;
 mod local;
 mod moderation;
+mod probe;
 mod problem;
 mod routes;
 mod state;
@@ -33,10 +35,11 @@ use axum::body::Body;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::Response;
 use axum::routing::{MethodFilter, on};
-use filegate_store::KeptAnswer;
 use filegate_store::admin::{
     AdminAnswer, AdminCall, AdminChange, AdminOutcome, AdminQuestion, AdminSubject, Listed,
 };
+use filegate_store::{ChannelRow, KeptAnswer};
+use filegate_types::ChannelState;
 use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method};
@@ -186,7 +189,7 @@ async fn answer(
         Run::Look(sought) => {
             Ok(Answer::Json(ask.app.catalog.admin_look(sought(&ask)?, ask.now).await??))
         }
-        Run::Read(read) => read(ask).await,
+        Run::Read(run) | Run::Try(run) => run(ask).await,
         Run::Change(action, planned) => change(&ask, &target, action, Some(planned)).await,
         Run::Backup(action) => change(&ask, &target, action, None).await,
     }
@@ -295,6 +298,14 @@ fn nothing(ask: &Ask) -> Result<(), Problem> {
     #[serde(deny_unknown_fields)]
     struct Nothing {}
     ask.json::<Nothing>().map(|Nothing {}| ())
+}
+
+/// The channel that the path names.
+async fn channel_row(ask: &Ask) -> Result<ChannelRow, Problem> {
+    let name = ask.path("name");
+    let rows = ask.app.catalog.channels().await?.into_iter();
+    let found = rows.rev().find(|row| row.name == name && row.state != ChannelState::Removed);
+    found.ok_or_else(|| Problem::not_found(&format!("there is no channel {name:?}")))
 }
 
 /// Refuses a purpose that is not configured.

@@ -8,8 +8,8 @@ use http::Method;
 
 use super::ask::Ask;
 use super::{
-    Answered, Asked, Planned, Sought, accounts, files, keys, ledger, moderation, state, tokens,
-    usage, work,
+    Answered, Asked, Planned, Sought, accounts, channels, files, keys, ledger, moderation, probe,
+    state, tokens, usage, work,
 };
 
 /// A call.
@@ -38,13 +38,15 @@ pub(super) enum Run {
     Change(&'static str, fn(&Ask) -> Planned),
     /// POST: a backup.
     Backup(&'static str),
+    /// POST: a trial, which changes nothing here.
+    Try(fn(Ask) -> Reading),
 }
 
 impl Route {
     pub(super) fn method(&self) -> Method {
         match self.run {
             Run::List(_) | Run::Look(_) | Run::Read(_) => Method::GET,
-            Run::Change(..) | Run::Backup(_) => Method::POST,
+            Run::Change(..) | Run::Backup(_) | Run::Try(_) => Method::POST,
         }
     }
 
@@ -52,7 +54,7 @@ impl Route {
     pub(super) fn knows(&self, name: &str) -> bool {
         let common: &[&str] = match self.run {
             Run::List(_) => &["limit", "after"],
-            Run::Change(..) | Run::Backup(_) => &["dry_run"],
+            Run::Change(..) | Run::Backup(_) | Run::Try(_) => &["dry_run"],
             Run::Look(_) | Run::Read(_) => &[],
         };
         common.contains(&name) || self.query.contains(&name)
@@ -80,10 +82,16 @@ const fn change(
     Route { path, scope, query: &[], run: Run::Change(action, plan) }
 }
 
+const fn attempt(scope: AdminScope, path: &'static str, of: fn(Ask) -> Reading) -> Route {
+    Route { path, scope, query: &[], run: Run::Try(of) }
+}
+
+const MARGIN: &[&str] =
+    &["channel", "account", "path", "from", "to", "by", "format", "limit", "after"];
 const USAGE: &[&str] =
     &["account", "key", "purpose", "from", "to", "by", "format", "limit", "after"];
 
-pub(super) static ROUTES: [Route; 41] = [
+pub(super) static ROUTES: [Route; 57] = [
     read("/status", &[], |ask| Box::pin(state::status(ask))),
     read("/policies", &[], |ask| Box::pin(ready(state::policies(&ask)))),
     read("/config", &[], |ask| Box::pin(ready(state::config(&ask)))),
@@ -115,6 +123,22 @@ pub(super) static ROUTES: [Route; 41] = [
     change(Support, "/moderation/blocked", "moderation.block", moderation::block),
     change(Support, "/moderation/blocked/{id}/remove", "moderation.unblock", moderation::unblock),
     list("/moderation/reviews", &[], moderation::reviews),
+    list("/channels", &["account", "state"], channels::list),
+    change(Full, "/channels", "channel.add", channels::add),
+    look("/channels/{name}", channels::look),
+    change(Full, "/channels/{name}", "channel.update", channels::update),
+    change(Full, "/channels/{name}/enable", "channel.enable", channels::enable),
+    change(Full, "/channels/{name}/disable", "channel.disable", channels::disable),
+    change(Full, "/channels/{name}/drain", "channel.drain", channels::drain),
+    read("/channels/{name}/drain", &[], |ask| Box::pin(channels::drain_progress(ask))),
+    change(Full, "/channels/{name}/remove", "channel.remove", channels::remove),
+    attempt(Support, "/channels/{name}/test", |ask| Box::pin(probe::stored(ask))),
+    attempt(Full, "/channel-test", |ask| Box::pin(probe::given(ask))),
+    change(Full, "/reseal", "channel.reseal", channels::reseal),
+    list("/costs", &["channel"], channels::costs),
+    change(Full, "/costs", "cost.set", channels::set_cost),
+    change(Full, "/costs/remove", "cost.remove", channels::remove_cost),
+    read("/margin", MARGIN, |ask| Box::pin(channels::margin(ask))),
     list("/uploads", &[], work::uploads),
     change(Support, "/uploads/{id}/abort", "upload.abort", work::abort),
     read("/usage", USAGE, |ask| Box::pin(usage::read(ask))),

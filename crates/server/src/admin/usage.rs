@@ -10,7 +10,7 @@ use super::{Answer, Answered};
 use crate::pay;
 
 /// Rows of an answer, at most: a year of a hundred accounts by day.
-const ROWS_MAX: u32 = 36_600;
+pub(super) const ROWS_MAX: u32 = 36_600;
 /// What is summed by when the request says nothing.
 const BY_DEFAULT: [UsageBy; 2] = [UsageBy::Day, UsageBy::Account];
 
@@ -50,7 +50,7 @@ fn by(ask: &Ask) -> Result<Vec<UsageBy>, Problem> {
     Ok(by)
 }
 
-fn day(ask: &Ask, name: &str) -> Result<Option<String>, Problem> {
+pub(super) fn day(ask: &Ask, name: &str) -> Result<Option<String>, Problem> {
     let Some(text) = ask.text(name) else { return Ok(None) };
     let digits = |part: &str, len| part.len() == len && part.bytes().all(|b| b.is_ascii_digit());
     let parts: Vec<&str> = text.split('-').collect();
@@ -62,7 +62,7 @@ fn day(ask: &Ask, name: &str) -> Result<Option<String>, Problem> {
     }
 }
 
-fn wants_csv(ask: &Ask) -> Result<bool, Problem> {
+pub(super) fn wants_csv(ask: &Ask) -> Result<bool, Problem> {
     match ask.text("format").as_deref() {
         Some("csv") => Ok(true),
         Some("json") => Ok(false),
@@ -76,7 +76,7 @@ fn wants_csv(ask: &Ask) -> Result<bool, Problem> {
     }
 }
 
-fn table(columns: &[&str], rows: &[Value]) -> String {
+pub(super) fn table(columns: &[&str], rows: &[Value]) -> String {
     let mut text = format!("{}\r\n", columns.join(","));
     for row in rows {
         let cells: Vec<String> = columns.iter().map(|column| cell(&row[*column])).collect();

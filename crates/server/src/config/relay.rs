@@ -15,6 +15,8 @@ pub struct Relay {
     pub secret_key_file: String,
     /// The same, itself; for environments without files.
     pub secret_key: Secret,
+    /// The hosts of upstream's regions. `channel test` asks each whether it knows the key.
+    pub regions: Vec<String>,
     /// When files are copied to a channel; accounts may say otherwise.
     pub replicate: Replicate,
     /// Whether bytes of what is born upstream are kept here; accounts may say otherwise.
@@ -60,6 +62,13 @@ impl Default for Relay {
         Self {
             secret_key_file: String::new(),
             secret_key: Secret::default(),
+            regions: [
+                "https://api.minimax.io",
+                "https://api.minimaxi.com",
+                "https://api.minimax.cn",
+            ]
+            .map(str::to_owned)
+            .into(),
             replicate: Replicate::OnUse,
             keep_outputs: false,
             calls_max: 2048,

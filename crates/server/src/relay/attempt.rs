@@ -17,9 +17,10 @@ use filegate_types::{ApiError, UnixMillis};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
-use super::body::{Edit, Once, Whole};
+use super::body::{Once, Whole};
 use super::channels::{Access, Busy, Fault};
 use super::http::{AnswerCut, KEPT, KEPT_FOR_LASTING, Transport, Unanswered};
+use super::json::Edit;
 use super::reply::Opening;
 use crate::app::App;
 

@@ -18,6 +18,7 @@ use filegate_types::{ApiError, BlobKey, ErrorCode};
 use futures_util::{Stream, StreamExt as _, stream};
 use http_body::{Frame, SizeHint};
 
+use super::json::Edit;
 use crate::app::{App, random};
 use crate::http::body::Incoming;
 use crate::http::reply::store_failed;
@@ -50,13 +51,6 @@ pub(crate) struct OnDisk {
     tasks: Tasks,
     /// Removes the file when it is dropped.
     _temp: TempBlob,
-}
-
-/// Something that stands in place of a range of a body. An empty range is an insertion.
-#[derive(Debug, Clone)]
-pub(crate) struct Edit {
-    pub(crate) range: Range<u64>,
-    pub(crate) by: Bytes,
 }
 
 /// A body that can be sent once.
@@ -172,14 +166,16 @@ impl Whole {
             return Body::from(bytes.clone());
         }
         let cut: u64 = edits.iter().map(|edit| edit.range.end - edit.range.start).sum();
-        let put: u64 = edits.iter().map(|edit| edit.by.len() as u64).sum();
+        let put: u64 = edits.iter().map(|edit| edit.bytes.len() as u64).sum();
         let len = self.bytes() - cut + put;
         let mut parts = Vec::with_capacity(edits.len() * 2 + 1);
         let mut from = 0;
-        for Edit { range, by } in edits {
+        for Edit { range, bytes } in edits {
             parts.push(self.pieces(from..range.start));
             from = range.end;
-            parts.push(Box::pin(stream::iter((!by.is_empty()).then_some(Ok(by)))));
+            parts.push(Box::pin(stream::iter(
+                (!bytes.is_empty()).then_some(Ok(Bytes::from(bytes))),
+            )));
         }
         parts.push(self.pieces(from..self.bytes()));
         let pieces = stream::iter(parts).flatten().map(|piece| {
@@ -323,10 +319,9 @@ mod tests {
     use super::*;
 
     async fn edited(text: &str, edits: &[(Range<u64>, &'static str)]) -> (Option<u64>, String) {
-        let edits = edits.iter().map(|(range, by)| Edit {
-            range: range.clone(),
-            by: Bytes::from_static(by.as_bytes()),
-        });
+        let edits = edits
+            .iter()
+            .map(|(range, by)| Edit { range: range.clone(), bytes: by.as_bytes().to_vec() });
         let body = Whole::Memory(Bytes::copy_from_slice(text.as_bytes())).edited(edits.collect());
         let len = body.size_hint().exact();
         let bytes = body.collect().await.unwrap().to_bytes();

@@ -73,10 +73,11 @@ use crate::http::layer::{Trace, UpstreamTrace};
 use crate::http::reply::{Outcome as Logged, bare, refusal, store_failed};
 use crate::lifecycle::Tasks;
 use attempt::{Failure, Load, Outcome, Outgoing};
-use body::{Edit, Once, RequestBody, Whole, check_size};
+use body::{Once, RequestBody, Whole, check_size};
 use budget::Budget;
 use calls::{CallRules, Effect, lookup};
 use channels::{Access, Busy, Channel, Channels, Fault, Full, Standing, TroubleKind};
+use json::Edit;
 use reply::{Ending, Opening, Passing};
 use route::{Candidate, Needs, Out};
 use target::Target;
@@ -172,16 +173,21 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
     };
     let has_body =
         declared.is_some_and(|bytes| bytes > 0) || parts.headers.contains_key(TRANSFER_ENCODING);
+    let read = Reading::of(&rules, &parts.headers, declared, app);
     let body = if !has_body {
         RequestBody::Whole(Whole::Memory(bytes::Bytes::new()))
-    } else if is_opaque(&media_type(&parts.headers)) {
+    } else if read == Reading::AsItComes {
         RequestBody::Once(Once::new(app, incoming, declared))
     } else {
-        let read = match refuse_encoded(&parts.headers) {
+        let encoded = match read {
+            Reading::ForIds => refuse_encoded(&parts.headers),
+            _ => Ok(()),
+        };
+        let whole = match encoded {
             Ok(()) => Whole::read(app, &mut incoming).await,
             Err(error) => Err(error),
         };
-        match read {
+        match whole {
             Ok(whole) => RequestBody::Whole(whole),
             Err(error) => {
                 incoming.drain(&app.tasks);
@@ -209,10 +215,31 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
         .unwrap_or_else(|_panic| refusal(&ApiError::plain(ErrorCode::Unknown), bare))
 }
 
-/// Whether a body of this type holds no ids.
-fn is_opaque(media: &str) -> bool {
-    ["multipart/", "audio/", "video/", "image/"].iter().any(|prefix| media.starts_with(prefix))
-        || media == "application/octet-stream"
+/// How a request's body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Whole: it may hold ids.
+    ForIds,
+    /// Whole, since it is small: it can then be sent again.
+    ForAgain,
+    /// While it is sent.
+    AsItComes,
+}
+
+impl Reading {
+    fn of(rules: &CallRules, headers: &HeaderMap, declared: Option<u64>, app: &App) -> Self {
+        // What a call that nobody knows takes may be JSON, or not. One that is known takes JSON, whatever a client
+        // says that it sends.
+        let media = media_type(headers);
+        let opaque = ["multipart/", "audio/", "video/", "image/"];
+        let opaque = opaque.iter().any(|kind| media.starts_with(kind))
+            || media == "application/octet-stream";
+        if !rules.request.is_empty() && (rules.is_known || !opaque) {
+            return Self::ForIds;
+        }
+        let small = declared.is_some_and(|bytes| bytes <= app.config.relay.body_memory.0);
+        if small { Self::ForAgain } else { Self::AsItComes }
+    }
 }
 
 /// Steps 3 to 10.

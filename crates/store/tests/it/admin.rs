@@ -440,7 +440,7 @@ async fn channels_are_added_changed_and_removed(store: Store) {
     assert_eq!(drained["state"], "draining");
     let draining = ChannelFilter { account: None, state: Some(ChannelState::Draining) };
     let listed = list(&store, AdminQuestion::Channels(draining)).await;
-    assert_eq!(listed, [drained.clone()]);
+    assert_eq!(listed, [drained]);
     let of_acme = ChannelFilter { account: Some("acme".to_owned()), state: None };
     assert_eq!(list(&store, AdminQuestion::Channels(of_acme)).await, [theirs]);
 
