@@ -138,12 +138,7 @@ fn is_alive(app: &App, call: &Call, channel: &Channel) -> bool {
 
 impl Owned {
     /// What the choice of a channel has to know.
-    pub(crate) fn route(
-        &self,
-        app: &App,
-        call: &Call,
-        all: &All,
-    ) -> Result<route::Needs, Refusal> {
+    pub(crate) fn route(&self, app: &App, call: &Call, all: &All) -> Result<route::Needs, Refusal> {
         let usable =
             |id| all.get(&id).is_some_and(|channel: &Arc<Channel>| is_alive(app, call, channel));
         Ok(route::Needs {
@@ -288,15 +283,16 @@ async fn unknown_there(
 ) -> Vec<(FileId, Arc<str>)> {
     let client = endpoint(channel, access).and_then(|to| replicate::client(app, &to).ok());
     let Some(client) = client else { return copies };
-    let asked = copies.iter().map(|(file, upstream_id)| {
+    let asked = copies.clone().into_iter().map(|(file, upstream_id)| {
         let client = client.clone();
         async move {
-            let Ok(id) = upstream_id.parse() else { return None };
-            let refused = matches!(client.retrieve(id).await, Err(ClientError::Refused { code: 2013, .. }));
-            refused.then(|| (*file, Arc::clone(upstream_id)))
+            let id = upstream_id.parse().ok()?;
+            let refused = client.retrieve(id).await.err()?;
+            matches!(refused, ClientError::Refused { code: 2013, .. }).then_some((file, upstream_id))
         }
     });
-    let gone: Vec<_> = stream::iter(asked).buffered(COPIES).filter_map(std::future::ready).collect().await;
+    let asked: Vec<_> = stream::iter(asked).buffered(COPIES).collect().await;
+    let gone: Vec<_> = asked.into_iter().flatten().collect();
     if gone.is_empty() { copies } else { gone }
 }
 

@@ -57,11 +57,7 @@ pub(crate) enum Again {
 
 /// Looks whether the same call has been made before. Only calls that leave something behind are kept: any other may be
 /// made again.
-pub(crate) async fn again(
-    app: &App,
-    call: &Call,
-    body: Option<&Whole>,
-) -> Result<Again, ApiError> {
+pub(crate) async fn again(app: &App, call: &Call, body: Option<&Whole>) -> Result<Again, ApiError> {
     let Some(body) = body.filter(|_| call.rules.effect == Effect::Lasting) else {
         return Ok(Again::Never(None));
     };

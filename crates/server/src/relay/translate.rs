@@ -123,8 +123,7 @@ impl Translation {
         };
         let purpose = call.rules.adopts.unwrap_or(OTHER_PURPOSE).to_owned();
         let purpose = PurposeName::try_from(purpose).expect("names of ours are names of purposes");
-        let born =
-            Born::new(&call.principal, channel, &call.rules.name, purpose, owned.needs.task);
+        let born = Born::new(&call.principal, channel, &call.rules.name, purpose, owned.needs.task);
         Some(Self {
             app: Arc::clone(app),
             call: Arc::clone(call),
@@ -205,10 +204,7 @@ impl Translation {
     ///
     /// # Errors
     /// What is told instead if its ids cannot be written down.
-    pub(crate) async fn whole(
-        &mut self,
-        looked: VecDeque<Bytes>,
-    ) -> Result<Vec<u8>, ApiError> {
+    pub(crate) async fn whole(&mut self, looked: VecDeque<Bytes>) -> Result<Vec<u8>, ApiError> {
         let mut out = Vec::new();
         let read = async {
             for piece in looked {
@@ -296,7 +292,7 @@ impl Reading {
         };
         read.map_err(|error| {
             let _logged = store_failed(&error);
-            AnswerCut::Broken("what it names cannot be written down".into())
+            AnswerCut::Ours
         })?;
         self.ready.extend(out.into_iter().filter(|piece| !piece.is_empty()));
         if self.rest.is_none()
@@ -354,5 +350,8 @@ impl Drop for Reading {
 
 /// What a client is told of an answer that cannot be read.
 pub(crate) fn unreadable() -> ApiError {
-    ApiError::detailed(ErrorCode::Internal, "upstream's answer came in a form that was not asked for")
+    ApiError::detailed(
+        ErrorCode::Internal,
+        "upstream's answer came in a form that was not asked for",
+    )
 }
