@@ -71,6 +71,7 @@ pub(crate) enum Command {
     Demo(demo::DemoArgs),
     Account(admin::account::AccountArgs),
     Key(admin::key::KeyArgs),
+    Channel(admin::channel::ChannelArgs),
     File(admin::file::FileArgs),
     Receipt(admin::receipt::ReceiptArgs),
     Ledger(admin::ledger::LedgerArgs),

@@ -8,9 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use filegate_store::{Short, Usage};
-use filegate_types::{
-    AccountId, ApiError, Call, FileId, FileRecord, KeyId, Money, Principal, PurposeName,
-};
+use filegate_types::{AccountId, ApiError, Call, FileId, KeyId, Money, Principal, PurposeName};
 
 use crate::app::App;
 use crate::http::reply::store_failed;
@@ -66,16 +64,16 @@ pub(crate) fn can_pay(principal: &Principal) -> Result<(), ApiError> {
     Err(ApiError::insufficient(principal.least_price, principal.available))
 }
 
-/// Takes the price of a read that has succeeded, and counts it.
+/// Takes the price of a read that has succeeded, of a file if it was of one, and counts it.
 pub(crate) async fn for_read(
     app: &App,
     principal: &Principal,
     call: Call,
-    file: Option<&FileRecord>,
+    file: Option<(FileId, &PurposeName)>,
     bytes: u64,
 ) -> Result<(), ApiError> {
-    let purpose = file.map(|file| file.purpose.clone());
-    let file_id: Option<FileId> = file.map(|file| file.file_id);
+    let purpose = file.map(|(_, purpose)| purpose.clone());
+    let file_id = file.map(|(file_id, _)| file_id);
     let mut charged = Money::ZERO;
     if principal.priced {
         let (account, key) = (principal.account_id, principal.key_id);

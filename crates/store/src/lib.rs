@@ -23,7 +23,7 @@ pub use catalog::{
     DeleteCause, DeleteOutcome, DrainProgress, FirstAnswer, Held, Job, JobKind, KeepOutcome,
     KeptAnswer, KeyDraft, KeyRow, NewAdopted, NewFile, NewHold, NewTask, NewUpload, PostgresFacts,
     PostgresOptions, Quota, RelayPrices, Relayed, RelayedUsage, Replica, ReplicaState, Short,
-    TaskRow, Usage, VoiceRow, VoiceState,
+    TaskRow, Uploaded, Usage, VoiceRow, VoiceState,
 };
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};

@@ -156,6 +156,11 @@ impl ApiError {
         Self::invalid("file not found").with_status(404)
     }
 
+    /// 2013 for a file that is known and cannot be had any more.
+    pub fn file_lost(why: impl fmt::Display) -> Self {
+        Self::invalid(format_args!("file not found: {why}")).with_status(404)
+    }
+
     /// 1004 for a good key that is used outside its bounds.
     pub fn out_of_scope(detail: impl fmt::Display) -> Self {
         Self::detailed(ErrorCode::NotAuthorized, detail).with_status(403)

@@ -29,6 +29,7 @@ pub(crate) fn run(cli: Cli, printer: &Printer) -> Result<Exit, Failure> {
         Command::Serve(args) => serve::run(&args, printer),
         Command::Demo(args) => demo::run(&args, printer),
         Command::Account(args) => admin::account::run(args, printer),
+        Command::Channel(args) => admin::channel::run(args, printer),
         Command::Key(args) => admin::key::run(args, printer),
         Command::File(args) => admin::file::run(args, printer),
         Command::Receipt(args) => admin::receipt::run(args, printer),

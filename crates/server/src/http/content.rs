@@ -34,6 +34,7 @@ use crate::app::{App, random};
 use crate::config::DownloadMode;
 use crate::gate::purposes;
 use crate::pay;
+use crate::relay::adopt::{self, Refused};
 
 /// How long a URL works that a link is sent on to: it is used at once.
 const REDIRECT_LIFE: Duration = Duration::from_mins(5);
@@ -84,7 +85,7 @@ pub(super) async fn handler(
         let file_id = query_file_id(parts.uri.query())?;
         serve(&app, principal.account_id, Some(&principal), file_id, &parts).await
     };
-    served.await.unwrap_or_else(|error| reply::refusal(&error, reply::bare))
+    served.await.unwrap_or_else(|refused: Refused| refused.respond(reply::bare))
 }
 
 /// The content of a file of `account`, as the request asks for it. A `principal` gets only what its key
@@ -95,11 +96,13 @@ pub(super) async fn serve(
     principal: Option<&Principal>,
     file_id: FileId,
     request: &Parts,
-) -> Result<Response, ApiError> {
+) -> Result<Response, Refused> {
     let headers = &request.headers;
     let found = app.catalog.file_with_sums(account, file_id, app.clock.now()).await;
     let found = found.map_err(|error| reply::store_failed(&error))?;
-    let (record, block_sums) = found.ok_or_else(ApiError::file_not_found)?;
+    let Some((record, block_sums)) = found else {
+        return serve_adopted(app, account, principal, file_id, request).await;
+    };
     if let Some(principal) = principal {
         purposes::check(principal, &record.purpose)?;
     }
@@ -132,10 +135,38 @@ pub(super) async fn serve(
     // The first block before the head: a damaged one is still answered with an error, and costs nothing.
     let first = sender.next().await.map_err(|error| reply::store_failed(&error))?;
     if let Some(principal) = principal {
-        pay::for_read(app, principal, Call::Content, Some(&record), bytes).await?;
+        let paid = Some((record.file_id, &record.purpose));
+        pay::for_read(app, principal, Call::Content, paid, bytes).await?;
     }
     metrics::counter!("filegate_downloads_total").increment(1);
     Ok(answer.respond(&record, &etag, sender.body(first)))
+}
+
+/// The content of a file that is upstream only: to callers as `retrieve_content` there gives it, to links as
+/// the link does that is there.
+async fn serve_adopted(
+    app: &Arc<App>,
+    account: AccountId,
+    principal: Option<&Principal>,
+    file_id: FileId,
+    request: &Parts,
+) -> Result<Response, Refused> {
+    let file = adopt::find(app, account, file_id).await?;
+    let content = match principal {
+        Some(principal) => {
+            purposes::check(principal, &file.purpose)?;
+            adopt::content(app, &file, &request.headers).await?
+        }
+        None => adopt::linked(app, &file, &request.headers).await?,
+    };
+    if let Some(principal) = principal {
+        let length = content.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        let bytes = length.and_then(|text| text.parse().ok()).unwrap_or(file.bytes);
+        let paid = Some((file_id, &file.purpose));
+        pay::for_read(app, principal, Call::Content, paid, bytes).await?;
+    }
+    metrics::counter!("filegate_downloads_total").increment(1);
+    Ok(adopt::respond(content, &file, &request.method))
 }
 
 /// The store that hands the content out itself, if that is the setting.
@@ -160,10 +191,12 @@ pub(super) async fn redirect(
     s3: &S3Blobs,
     account: AccountId,
     file_id: FileId,
-) -> Result<Response, ApiError> {
+    request: &Parts,
+) -> Result<Response, Refused> {
     let found = app.catalog.file(account, file_id, app.clock.now()).await;
-    let found = found.map_err(|error| reply::store_failed(&error))?;
-    let record = found.ok_or_else(ApiError::file_not_found)?;
+    let Some(record) = found.map_err(|error| reply::store_failed(&error))? else {
+        return serve_adopted(app, account, None, file_id, request).await;
+    };
     check_given_out(&record)?;
     let url = presign(s3, &record, REDIRECT_LIFE.min(app.config.downloads.link_life.0)).await?;
     metrics::counter!("filegate_downloads_total").increment(1);
@@ -348,7 +381,7 @@ fn insert(response: &mut Response, name: HeaderName, value: &str) {
 }
 
 /// `attachment` with an ASCII stand-in and the whole name (RFC 6266 §4.3, RFC 8187).
-fn disposition(filename: &str) -> String {
+pub(crate) fn disposition(filename: &str) -> String {
     let ascii: String = filename
         .chars()
         .map(|c| if c.is_ascii_graphic() && !"\"\\%".contains(c) || c == ' ' { c } else { '_' })

@@ -15,6 +15,7 @@ use super::{auth, query_file_id, query_value, reply};
 use crate::app::App;
 use crate::gate::purposes;
 use crate::pay;
+use crate::relay::adopt;
 
 /// Bytes of the body.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -102,8 +103,11 @@ async fn delete(
         // A file's purpose never changes, and its id is never another's: what is seen here still
         // holds when it is deleted.
         let found = app.catalog.file(principal.account_id, file_id, now).await;
-        let found = found.map_err(|error| reply::store_failed(&error))?;
-        purposes::check(principal, &found.ok_or_else(ApiError::file_not_found)?.purpose)?;
+        let purpose = match found.map_err(|error| reply::store_failed(&error))? {
+            Some(file) => file.purpose,
+            None => adopt::find(app, principal.account_id, file_id).await?.purpose,
+        };
+        purposes::check(principal, &purpose)?;
     }
     let purposes = purposes.unwrap_or_default();
     let outcome = app
@@ -114,6 +118,7 @@ async fn delete(
         DeleteOutcome::Deleted => {
             metrics::counter!("filegate_deletes_total").increment(1);
             app.jobs_due.notify_one();
+            app.relay.jobs_due.notify_one();
             Ok(file_id)
         }
         DeleteOutcome::NotFound => Err(ApiError::file_not_found()),

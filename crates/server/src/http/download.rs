@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use super::{content, reply};
 use crate::app::App;
 use crate::links::LinkError;
+use crate::relay::adopt::Refused;
 
 /// Download by link
 ///
@@ -56,11 +57,8 @@ pub(super) async fn handler(
     };
     // The store's own URL is for GET alone.
     let served = match content::redirected(&app).filter(|_| parts.method == Method::GET) {
-        Some(s3) => content::redirect(&app, s3, account, file_id).await,
+        Some(s3) => content::redirect(&app, s3, account, file_id, &parts).await,
         None => content::serve(&app, account, None, file_id, &parts).await,
     };
-    served.unwrap_or_else(|error| {
-        let status = StatusCode::from_u16(error.http_status());
-        reply::fault(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &error)
-    })
+    served.unwrap_or_else(Refused::fault)
 }

@@ -1,11 +1,13 @@
 //! `GET …/v1/files/list`
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
+use filegate_store::AdoptedFile;
 use filegate_types::wire::{BaseResp, FileObject, ListReply};
-use filegate_types::{ApiError, Call, FileId};
+use filegate_types::{ApiError, Call, FileId, FileRecord};
 use http::request::Parts;
 use serde::Serialize;
 
@@ -14,6 +16,7 @@ use super::{auth, query_value, reply};
 use crate::app::App;
 use crate::gate::purposes;
 use crate::pay;
+use crate::relay::adopt;
 
 /// Files in one reply when `limit` is absent.
 const LIMIT_DEFAULT: u32 = 1_000;
@@ -97,19 +100,31 @@ async fn list(app: &App, trace: &Trace, request: &Parts) -> Result<ListReply, Ap
         // For the catalog none are all.
         Some(none) if none.is_empty() => vec![],
         purposes => {
-            let purposes = purposes.unwrap_or_default();
-            let found = app.catalog.list(principal.account_id, purposes, after, limit + 1, now);
-            found.await.map_err(|error| reply::store_failed(&error))?
+            let (account, purposes) = (principal.account_id, purposes.unwrap_or_default());
+            let found = app.catalog.list(account, purposes.clone(), after, limit + 1, now).await;
+            let found = found.map_err(|error| reply::store_failed(&error))?;
+            let born = app.catalog.list_adopted(account, purposes, after, limit + 1, now).await;
+            let born = born.map_err(|error| reply::store_failed(&error))?;
+            merged(&found, &born)
         }
     };
     let has_more = found.len() > limit as usize;
     found.truncate(limit as usize);
     pay::for_read(app, &principal, Call::List, None, 0).await?;
     Ok(ListReply {
-        files: found.iter().map(filegate_types::FileRecord::to_wire).collect(),
+        files: found,
         has_more: paged.then_some(has_more),
         base_resp: BaseResp::success(),
     })
+}
+
+/// The files here and those upstream, newest first. One whose bytes came between the two looks is in both.
+fn merged(here: &[FileRecord], upstream: &[AdoptedFile]) -> Vec<FileObject> {
+    let here = here.iter().map(FileRecord::to_wire);
+    let mut all: Vec<_> = here.chain(upstream.iter().map(adopt::to_wire)).collect();
+    all.sort_by_key(|file| Reverse(file.file_id));
+    all.dedup_by_key(|file| file.file_id);
+    all
 }
 
 fn parse_limit(text: &str) -> Result<u32, ApiError> {

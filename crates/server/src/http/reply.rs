@@ -35,6 +35,18 @@ pub(crate) fn refusal<T: Serialize>(
     refusal_as(StatusCode::OK, status, error, &shape(BaseResp::of(error)))
 }
 
+/// What upstream said, in a body of the call's own shape.
+pub(crate) fn words<T: Serialize>(said: BaseResp, shape: impl FnOnce(BaseResp) -> T) -> Response {
+    let outcome = Outcome { code: said.status_code, status_if_asked: status_of(said.status_code) };
+    json(StatusCode::OK, &shape(said), outcome)
+}
+
+/// The HTTP status of a code, if it is one of the table.
+pub(crate) fn status_of(code: i64) -> Option<StatusCode> {
+    let known = ErrorCode::ALL.into_iter().find(|known| known.number() == code)?;
+    StatusCode::from_u16(known.http_status()).ok()
+}
+
 /// `error` as a body of `base_resp` alone with a real HTTP status: for faults of HTTP itself and for
 /// links, which browsers and download tools open.
 pub(crate) fn fault(status: StatusCode, error: &ApiError) -> Response {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use filegate_types::wire::{BaseResp, FileObject, RetrieveReply};
-use filegate_types::{ApiError, Call, FileRecord, FileState};
+use filegate_types::{AccountId, Call, FileId, FileState, Principal};
 use http::header::HOST;
 use http::request::Parts;
 
@@ -14,6 +14,7 @@ use super::{auth, content, query_file_id, reply};
 use crate::app::App;
 use crate::gate::purposes;
 use crate::pay;
+use crate::relay::adopt::{self, Refused};
 
 /// Retrieve a file
 ///
@@ -36,34 +37,58 @@ pub(super) async fn handler(
         Ok(file) => {
             reply::success(&RetrieveReply { file: Some(file), base_resp: BaseResp::success() })
         }
-        Err(error) => reply::refusal(&error, |base_resp| RetrieveReply { file: None, base_resp }),
+        Err(refused) => refused.respond(|base_resp| RetrieveReply { file: None, base_resp }),
     }
 }
 
-async fn retrieve(app: &App, trace: &Trace, request: &Parts) -> Result<FileObject, ApiError> {
+async fn retrieve(app: &Arc<App>, trace: &Trace, request: &Parts) -> Result<FileObject, Refused> {
     let principal = auth::admit(app, &request.headers, trace, Call::Retrieve).await?;
     pay::can_pay(&principal)?;
     let file_id = query_file_id(request.uri.query())?;
     let found = app.catalog.file(principal.account_id, file_id, app.clock.now()).await;
-    let record =
-        found.map_err(|e| reply::store_failed(&e))?.ok_or_else(ApiError::file_not_found)?;
+    let Some(record) = found.map_err(|e| reply::store_failed(&e))? else {
+        return retrieve_adopted(app, &principal, file_id, request).await;
+    };
     purposes::check(&principal, &record.purpose)?;
     // What is held back has nothing to download.
     let download_url = match (record.state, content::redirected(app)) {
-        (FileState::Ready, None) => Some(download_url(app, request, &record)),
+        (FileState::Ready, None) => {
+            Some(download_url(app, request, record.account_id, record.file_id))
+        }
         (FileState::Ready, Some(s3)) if record.damaged_at.is_none() => {
             Some(content::presign(s3, &record, app.config.downloads.link_life.0).await?)
         }
         _ => None,
     };
-    pay::for_read(app, &principal, Call::Retrieve, Some(&record), 0).await?;
+    let paid = Some((record.file_id, &record.purpose));
+    pay::for_read(app, &principal, Call::Retrieve, paid, 0).await?;
     Ok(FileObject { download_url, media: Some(record.media.clone()), ..record.to_wire() })
 }
 
+/// A file that is upstream only: what is known there now, with a link of ours.
+async fn retrieve_adopted(
+    app: &Arc<App>,
+    principal: &Principal,
+    file_id: FileId,
+    request: &Parts,
+) -> Result<FileObject, Refused> {
+    let file = adopt::find(app, principal.account_id, file_id).await?;
+    purposes::check(principal, &file.purpose)?;
+    let told = adopt::retrieve(app, &file).await?;
+    let paid = Some((file_id, &file.purpose));
+    pay::for_read(app, principal, Call::Retrieve, paid, 0).await?;
+    Ok(FileObject {
+        bytes: told.bytes,
+        filename: told.filename,
+        download_url: Some(download_url(app, request, file.account_id, file_id)),
+        ..adopt::to_wire(&file)
+    })
+}
+
 /// The absolute signed URL of a file's content.
-fn download_url(app: &App, request: &Parts, record: &FileRecord) -> String {
+fn download_url(app: &App, request: &Parts, account: AccountId, file_id: FileId) -> String {
     let until = app.clock.now().plus(app.config.downloads.link_life.0);
-    let path = app.links.path(record.account_id, record.file_id, until);
+    let path = app.links.path(account, file_id, until);
     let base = if app.config.public_url.is_empty() {
         format!("http://{}", host(app, request))
     } else {

@@ -14,7 +14,7 @@ const ADDRESSES_MAX: usize = 64;
 
 /// Looks names up and lets public addresses through.
 #[derive(Debug)]
-pub(super) struct PublicOnly;
+pub(crate) struct PublicOnly;
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
@@ -23,7 +23,7 @@ impl Resolve for PublicOnly {
             let found: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
             // One that points inwards spoils the name: which of them is tried is not ours to say.
             if found.iter().any(|address| !is_public(address.ip())) {
-                let why = "the name of the webhook has an address that is not public";
+                let why = "the name has an address that is not public";
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, why).into());
             }
             let addresses: Addrs = Box::new(found.into_iter());
@@ -33,7 +33,7 @@ impl Resolve for PublicOnly {
 }
 
 /// Whether `address` is one of the public Internet (IANA's special-purpose registries).
-pub(super) fn is_public(address: IpAddr) -> bool {
+pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => is_public_v6(address),

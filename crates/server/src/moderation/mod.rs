@@ -12,7 +12,7 @@
 //! to ask: a list with entries, an address in the settings. Without any the stage costs a look at the
 //! lists' version a second. What was asked and said is kept with the file as its verdict.
 
-mod addresses;
+pub(crate) mod addresses;
 mod clamd;
 pub(crate) mod config;
 mod image;

@@ -33,7 +33,9 @@
 //! | [`translate`], [`events`] | what an answer names |
 //! | [`settle`], [`money`] | what a call costs, and whether it was made before |
 //! | [`refuse`] | how a call is refused |
+//! | [`adopt`] | files that were born upstream |
 
+pub(crate) mod adopt;
 mod attempt;
 mod body;
 mod budget;
@@ -103,6 +105,10 @@ pub(crate) struct Relay {
     transport: Transport,
     places: Arc<Semaphore>,
     budget: Budget,
+    /// Opens what upstream says files are at.
+    pub(crate) downloads: adopt::Downloads,
+    /// Wakes the runner of jobs that wait for channels.
+    pub(crate) jobs_due: tokio::sync::Notify,
 }
 
 impl Relay {
@@ -116,6 +122,8 @@ impl Relay {
             transport: Transport::new(&config.relay, tasks)?,
             places: Arc::new(Semaphore::new(config.relay.calls_max)),
             budget: Budget::default(),
+            downloads: adopt::Downloads::default(),
+            jobs_due: tokio::sync::Notify::new(),
         })
     }
 

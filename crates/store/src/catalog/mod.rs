@@ -43,7 +43,7 @@ pub use idempotency::{FirstAnswer, KeptAnswer};
 pub(crate) use jobs::enqueue_purge;
 pub use jobs::{Job, JobKind};
 pub use keys::{Caller, KeyDraft, KeyRow, KeySelector};
-pub use replicas::{Claim, Replica, ReplicaState};
+pub use replicas::{Claim, Replica, ReplicaState, Uploaded};
 pub use tasks::{NewTask, TaskRow};
 pub use uploads::{CommitOutcome, NewFile, NewUpload, Quota};
 pub use usage::Usage;

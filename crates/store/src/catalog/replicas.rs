@@ -85,6 +85,23 @@ pub enum Claim {
     },
 }
 
+/// A claimed copy that is there.
+#[derive(Debug, Clone)]
+pub struct Uploaded {
+    /// Whose file it is.
+    pub account: AccountId,
+    /// Of which file.
+    pub file_id: FileId,
+    /// Where.
+    pub channel_id: ChannelId,
+    /// Who claimed it.
+    pub holder: String,
+    /// Its id there.
+    pub upstream_id: String,
+    /// When upstream forgets it, as far as is known.
+    pub expires_at: Option<UnixMillis>,
+}
+
 impl Catalog {
     /// The copies of these files of the account that are there, on all channels; of which upstream may
     /// have forgotten some by `now`.
@@ -152,16 +169,13 @@ impl Catalog {
     /// from the channel by a job.
     pub async fn replica_uploaded(
         &self,
-        account: AccountId,
-        file: FileId,
-        channel: ChannelId,
-        holder: String,
-        upstream_id: String,
-        expires_at: Option<UnixMillis>,
+        copy: Uploaded,
         now: UnixMillis,
     ) -> Result<bool, StoreError> {
         self.engine
-            .write(synced("noting a copy").of(account), move |c| {
+            .write(synced("noting a copy").of(copy.account), move |c| {
+                let Uploaded { account, file_id: file, channel_id: channel, .. } = copy;
+                let (holder, upstream_id) = (&copy.holder, &copy.upstream_id);
                 // An id that upstream has just given cannot be that of something older; a row that says so
                 // is of before upstream lost what it had.
                 c.prepare_cached(
@@ -169,7 +183,7 @@ impl Catalog {
                      WHERE channel_id = ?1 AND upstream_id = ?2
                        AND NOT (file_id = ?3 AND holder = ?4)",
                 )?
-                .queue((channel.0, &upstream_id, file.get(), &holder))?;
+                .queue((channel.0, upstream_id, file.get(), holder))?;
                 let noted = c
                     .prepare_cached(
                         "UPDATE replicas SET state = 'ready', upstream_id = ?5, expires_at = ?6,
@@ -181,14 +195,14 @@ impl Catalog {
                         file.get(),
                         channel.0,
                         account.0,
-                        &holder,
-                        &upstream_id,
-                        expires_at.map(|at| at.0),
+                        holder,
+                        upstream_id,
+                        copy.expires_at.map(|at| at.0),
                         now.0,
                     ))?;
                 if noted == 0 {
                     let purpose = purpose_of(c, file)?;
-                    jobs::enqueue_delete_replica(c, channel, &upstream_id, &purpose, now)?;
+                    jobs::enqueue_delete_replica(c, channel, upstream_id, &purpose, now)?;
                 }
                 Ok(noted == 1)
             })

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use filegate_store::{BlobSum, CommitOutcome, DeleteOutcome, FirstAnswer, JobKind, NewFile, Quota};
+use filegate_store::{
+    BlobSum, CommitOutcome, DeleteOutcome, FirstAnswer, JobKind, NewFile, NewHold, Quota, Relayed,
+};
 use filegate_types::units::Bytes;
 use filegate_types::{
-    AccountId, BlobKey, Call, FileId, KeyId, Money, PurposeName, TenantLimits, UnixMillis,
+    AccountId, BlobKey, Call, ChannelId, FileId, KeyId, Money, PurposeName, TenantLimits,
+    UnixMillis,
 };
 use proptest::prelude::*;
 use tokio::task::JoinSet;
@@ -24,11 +27,12 @@ on_both!(
 );
 
 const KEY: KeyId = KeyId(1);
-/// Prices: 10 for an upload, 5 for each MiB of it, 3 for a delete, 2 for a retrieve.
+/// Prices: 10 for an upload, 5 for each MiB of it, 3 for a delete, 2 for a retrieve,
+/// 4 for a relayed call and 6 for 1,000 units of it.
 const PRICES: &str = "INSERT INTO prices (call, purpose, unit, amount) VALUES
     ('files.upload', '', 'call', 10), ('files.upload', '', 'mib', 5),
     ('files.delete', '', 'call', 3), ('files.retrieve', '', 'call', 2),
-    ('files.storage', '', 'gib_day', 7)";
+    ('files.storage', '', 'gib_day', 7), ('relay', '', 'call', 4), ('relay', '', 'kilounit', 6)";
 
 fn top_up(store: &Store, amount: i64) {
     sql(
@@ -240,6 +244,15 @@ enum Step {
     Delete(usize),
     Retrieve,
     Storage,
+    /// For at most so many units, until this time.
+    Hold(u64, i64),
+    /// Of the n-th relayed call in progress, with so many units.
+    Capture(usize, u64),
+    Void(usize),
+    /// Of the n-th, until this time.
+    Renew(usize, i64),
+    /// Of those whose lease has ended by this time.
+    ReapHolds(i64),
     Crash,
 }
 
@@ -253,6 +266,11 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<usize>().prop_map(Step::Delete),
         2 => Just(Step::Retrieve),
         1 => Just(Step::Storage),
+        5 => (0u64..20_000, 0i64..10).prop_map(|(units, until)| Step::Hold(units, until)),
+        4 => (any::<usize>(), 0u64..40_000).prop_map(|(n, units)| Step::Capture(n, units)),
+        2 => any::<usize>().prop_map(Step::Void),
+        1 => (any::<usize>(), 0i64..10).prop_map(|(n, until)| Step::Renew(n, until)),
+        1 => (0i64..10).prop_map(Step::ReapHolds),
         2 => Just(Step::Crash),
     ]
 }
@@ -263,13 +281,21 @@ struct Model {
     balance: i64,
     uploads: BTreeMap<u64, (u64, i64)>,
     files: Vec<(FileId, u64)>,
+    /// What each holds, and until when.
+    holds: BTreeMap<String, (i64, i64)>,
     next: u64,
     day: i64,
 }
 
 impl Model {
     fn held(&self) -> i64 {
-        self.uploads.values().map(|(_, hold)| hold).sum()
+        let uploads: i64 = self.uploads.values().map(|(_, hold)| hold).sum();
+        uploads + self.holds.values().map(|(amount, _)| amount).sum::<i64>()
+    }
+
+    fn pick_hold(&self, n: usize) -> Option<String> {
+        let count = self.holds.len();
+        (count > 0).then(|| self.holds.keys().nth(n % count).unwrap().clone())
     }
 
     fn can_spend(&self, amount: i64) -> bool {
@@ -280,6 +306,10 @@ impl Model {
         let count = self.uploads.len();
         (count > 0).then(|| self.uploads.iter().nth(n % count).map(|(k, v)| (*k, v.0)).unwrap())
     }
+}
+
+fn relay_price(units: u64) -> i64 {
+    4 + (units * 6).div_ceil(1_000) as i64
 }
 
 fn upload_price(bytes: u64) -> i64 {
@@ -355,10 +385,74 @@ async fn take(store: &mut Store, acme: AccountId, model: &mut Model, step: Step)
             let stored: u64 = model.files.iter().map(|(_, bytes)| bytes).sum();
             model.balance -= (stored * 7).div_ceil(1 << 30) as i64;
         }
+        Step::Hold(..)
+        | Step::Capture(..)
+        | Step::Void(_)
+        | Step::Renew(..)
+        | Step::ReapHolds(_) => relay(store, acme, model, step).await,
         // What a kill leaves of a catalog is what a new process opens.
         Step::Crash => {
             store.catalog = store.reopened().await;
         }
+    }
+}
+
+async fn relay(store: &Store, acme: AccountId, model: &mut Model, step: Step) {
+    let catalog = &store.catalog;
+    match step {
+        Step::Hold(units_max, until) => {
+            model.next += 1;
+            let new = NewHold {
+                hold_id: format!("h{}", model.next),
+                account: acme,
+                key: KEY,
+                path: "/v1/t2a_v2".to_owned(),
+                units_max,
+                lease_until: in_ms(until),
+            };
+            let (name, price) = (new.hold_id.clone(), relay_price(units_max));
+            let held = catalog.hold_relay(new, NOW).await.unwrap();
+            assert_eq!(held.is_ok(), model.can_spend(price));
+            if held.is_ok() {
+                model.holds.insert(name, (price, until));
+            }
+        }
+        Step::Capture(n, units) => {
+            let Some(name) = model.pick_hold(n) else { return };
+            let call = Relayed {
+                key: KEY,
+                channel: ChannelId(1),
+                path: "/v1/t2a_v2".to_owned(),
+                units,
+                cost: Money(1),
+                first_answer: None,
+            };
+            let (held, _) = model.holds.remove(&name).unwrap();
+            let owed = relay_price(units).min(held);
+            let taken = catalog.capture_relay(acme, name.clone(), call.clone(), NOW).await;
+            assert_eq!(taken.unwrap(), Money(owed));
+            let again = catalog.capture_relay(acme, name, call, NOW).await.unwrap();
+            assert_eq!(again, Money::ZERO);
+            model.balance -= owed;
+        }
+        Step::Void(n) => {
+            let Some(name) = model.pick_hold(n) else { return };
+            catalog.void_relay(acme, name.clone()).await.unwrap();
+            model.holds.remove(&name);
+        }
+        Step::Renew(n, until) => {
+            let Some(name) = model.pick_hold(n) else { return };
+            let renewed = catalog.renew_holds(vec![name.clone()], in_ms(until)).await.unwrap();
+            assert_eq!(renewed, 1);
+            model.holds.get_mut(&name).unwrap().1 = until;
+        }
+        Step::ReapHolds(deadline) => {
+            let count = model.holds.len();
+            model.holds.retain(|_, (_, until)| *until > deadline);
+            let reaped = catalog.reap_holds(in_ms(deadline), 1_000).await.unwrap();
+            assert_eq!(reaped, count - model.holds.len());
+        }
+        other => panic!("{other:?} is not the relay's"),
     }
 }
 

@@ -226,20 +226,20 @@ async fn replicas_that_start_together_make_the_schema_once_and_of_a_newer_one_us
         started.unwrap();
     }
     let schema = || query(&url, "SELECT version, oldest_reader FROM filegate_schema").unwrap();
-    assert_eq!(schema(), [[Some("1".to_owned()), Some("1".to_owned())]]);
+    assert_eq!(schema(), [[Some("2".to_owned()), Some("1".to_owned())]]);
 
     // An expansion of the next release: this one goes on with it.
     let expanded = "ALTER TABLE files ADD COLUMN of_the_future TEXT;
-                    UPDATE filegate_schema SET version = 2";
+                    UPDATE filegate_schema SET version = 3";
     let running = Catalog::connect(options(&url)).await.unwrap();
     running.counts().await.unwrap();
     running.files_after(0, 10).await.unwrap();
     query(&url, expanded).unwrap();
     running.files_after(0, 10).await.unwrap();
     Catalog::connect(options(&url)).await.unwrap().meta_set("a", vec![1]).await.unwrap();
-    assert_eq!(schema()[0][0], Some("2".to_owned()));
+    assert_eq!(schema()[0][0], Some("3".to_owned()));
     // The contraction of the one after.
-    query(&url, "UPDATE filegate_schema SET version = 3, oldest_reader = 2").unwrap();
+    query(&url, "UPDATE filegate_schema SET version = 4, oldest_reader = 3").unwrap();
     let refused = Catalog::connect(options(&url)).await.unwrap_err();
     assert!(matches!(&refused, StoreError::Unusable(why) if why.contains("newer filegate")));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use filegate_store::{
     Catalog, Claim, DeleteOutcome, JobKind, KeepOutcome, NewAdopted, NewHold, NewTask, Quota,
-    Relayed, RelayedUsage, StoreError, VoiceState,
+    Relayed, RelayedUsage, StoreError, Uploaded, VoiceState,
 };
 use filegate_types::{AccountId, ChannelId, FileId, KeyId, Money, PurposeName, TenantLimits};
 use tokio::task::JoinSet;
@@ -50,9 +50,13 @@ async fn claim(
     claimed.await.unwrap().expect("the file is there")
 }
 
+fn copy(account: AccountId, file_id: FileId, holder: &str, upstream_id: &str) -> Uploaded {
+    let (holder, upstream_id) = (holder.to_owned(), upstream_id.to_owned());
+    Uploaded { account, file_id, channel_id: ONE, holder, upstream_id, expires_at: None }
+}
+
 async fn uploaded(store: &Store, account: AccountId, file: FileId, holder: &str, id: &str) -> bool {
-    let (holder, id) = (holder.to_owned(), id.to_owned());
-    store.catalog.replica_uploaded(account, file, ONE, holder, id, None, NOW).await.unwrap()
+    store.catalog.replica_uploaded(copy(account, file, holder, id), NOW).await.unwrap()
 }
 
 /// What is to be deleted upstream.
@@ -124,8 +128,8 @@ async fn a_copy_that_upstream_forgot_is_claimed_anew(store: Store) {
     let file = store.upload(acme, 1, b"bytes").await.file_id;
     claim(&store.catalog, acme, file, "a", 0).await;
     let until = Some(in_ms(1_000));
-    let (a, up) = ("a".to_owned(), "77".to_owned());
-    assert!(store.catalog.replica_uploaded(acme, file, ONE, a, up, until, NOW).await.unwrap());
+    let first = Uploaded { expires_at: until, ..copy(acme, file, "a", "77") };
+    assert!(store.catalog.replica_uploaded(first, NOW).await.unwrap());
     let Claim::Ready(copy) = claim(&store.catalog, acme, file, "b", 999).await else {
         panic!("it is there")
     };

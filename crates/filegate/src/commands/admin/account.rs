@@ -70,7 +70,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   filegate account set acme --requests-per-minute 60 --files-per-purpose voice_clone=100
-  filegate account set acme --stored-bytes none --keep-max 7d")]
+  filegate account set acme --stored-bytes none --keep-max 7d
+  filegate account set acme --channels global,spare --replicate on_upload --keep-outputs true")]
     Set {
         /// Its name
         name: String,

@@ -110,6 +110,19 @@ pub(super) struct AccountLimitArgs {
     /// The longest time that a file is kept, such as 30d
     #[arg(long, value_name = "SPAN")]
     keep_max: Option<OrNone<Span>>,
+
+    /// The channels that its calls may go to, with commas between them; `any`: its own if it has any, else all
+    /// of the operator's
+    #[arg(long, value_name = "CHANNELS")]
+    channels: Option<NamesOrAny>,
+
+    /// When its files are copied to channels: on_use, on_upload; `none`: as relay.replicate says
+    #[arg(long, value_name = "WHEN", value_parser = ["on_use", "on_upload", "none"])]
+    replicate: Option<String>,
+
+    /// Whether the bytes of what is born upstream are kept here: true, false; `none`: as relay.keep_outputs says
+    #[arg(long, value_name = "WHETHER")]
+    keep_outputs: Option<OrNone<bool>>,
 }
 
 impl AccountLimitArgs {
@@ -129,11 +142,19 @@ impl AccountLimitArgs {
 
     /// The settings that were given, if any.
     pub(super) fn settings(&self) -> Option<Map<String, Value>> {
-        let fields = [("keep_min", &self.keep_min), ("keep_max", &self.keep_max)];
-        let fields: Map<_, _> = fields
-            .into_iter()
-            .filter_map(|(name, span)| Some((name.to_owned(), json!(span.as_ref()?))))
-            .collect();
+        let replicate = self.replicate.as_deref().map(|when| match when {
+            "none" => Value::Null,
+            when => json!(when),
+        });
+        let fields = [
+            ("keep_min", self.keep_min.as_ref().map(|v| json!(v))),
+            ("keep_max", self.keep_max.as_ref().map(|v| json!(v))),
+            ("channels", self.channels.as_ref().map(|v| json!(v))),
+            ("replicate", replicate),
+            ("keep_outputs", self.keep_outputs.as_ref().map(|v| json!(v))),
+        ];
+        let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let fields: Map<_, _> = given.collect();
         Some(fields).filter(|fields| !fields.is_empty())
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod account;
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod channel;
 pub(crate) mod config;
 pub(crate) mod file;
 pub(crate) mod inflight;

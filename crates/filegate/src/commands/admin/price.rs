@@ -11,7 +11,12 @@ use crate::printer::Printer;
 
 const PRICES: Table = Table {
     what: "prices; everything is free",
-    columns: &[("CALL", "call"), ("UNIT", "unit"), ("PURPOSE", "purpose"), ("AMOUNT", "amount")],
+    columns: &[
+        ("CALL", "call"),
+        ("UNIT", "unit"),
+        ("PURPOSE OR PATH", "purpose"),
+        ("AMOUNT", "amount"),
+    ],
 };
 
 /// Look at prices and set them; what has none is free
@@ -33,6 +38,8 @@ enum Unit {
     /// Each GiB that is stored for a day; of files.storage only
     #[value(name = "gib_day")]
     GibDay,
+    /// Each 1,000 units that the reply to a relayed call counts: characters, tokens
+    Kilounit,
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,7 +55,9 @@ enum PriceCommand {
 Examples:
   filegate price set files.upload 0.001
   filegate price set files.upload 0.0002 --unit mib --purpose voice_clone
-  filegate price set files.storage 0.01 --unit gib_day")]
+  filegate price set files.storage 0.01 --unit gib_day
+  filegate price set relay 0.12 --path /v1/t2a_v2 --unit kilounit
+  filegate price set relay 0.001                         every relayed call without a price of its own")]
     Set {
         #[command(flatten)]
         what: WhatArgs,
@@ -64,7 +73,7 @@ Examples:
 
 #[derive(Debug, Args)]
 struct WhatArgs {
-    /// Of files.upload, files.list, files.retrieve, files.content, files.delete, files.storage
+    /// Of files.upload, files.list, files.retrieve, files.content, files.delete, files.storage, relay
     #[arg(value_name = "CALL")]
     call: Priced,
     /// For what [default: call]
@@ -73,6 +82,9 @@ struct WhatArgs {
     /// For files of this purpose only [default: for all that have no price of their own]
     #[arg(long)]
     purpose: Option<String>,
+    /// For relayed calls of this path only, as upstream has it: /v1/t2a_v2
+    #[arg(long, conflicts_with = "purpose")]
+    path: Option<String>,
 }
 
 impl WhatArgs {
@@ -80,7 +92,8 @@ impl WhatArgs {
         let unit = self.unit.unwrap_or(Unit::Call).to_possible_value();
         call.set("call", Some(self.call))
             .set("unit", unit.map(|unit| unit.get_name().to_owned()))
-            .set("purpose", Some(self.purpose.unwrap_or_default()))
+            .set("purpose", self.purpose)
+            .set("path", self.path)
     }
 }
 

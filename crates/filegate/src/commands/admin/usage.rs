@@ -14,7 +14,7 @@ const USAGE: Table = Table {
         ("DAY", "day"),
         ("ACCOUNT", "account"),
         ("KEY", "key"),
-        ("PURPOSE", "purpose"),
+        ("PURPOSE OR PATH", "purpose"),
         ("CALL", "call"),
         ("CALLS", "calls"),
         ("SIZE", "bytes"),
@@ -44,7 +44,7 @@ pub(crate) struct UsageArgs {
     #[arg(long, value_name = "KEY_ID")]
     key_id: Option<i64>,
 
-    /// Only calls on files of this purpose
+    /// Only calls on files of this purpose; of relayed calls, only those of this path
     #[arg(long)]
     purpose: Option<String>,
 

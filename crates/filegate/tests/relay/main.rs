@@ -1,0 +1,10 @@
+//! The relay, from outside: what goes to channels and comes back, where a call goes when a channel fails, and what
+//! is done to channels.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
+
+mod emulated;
+mod failover;
+mod health;
+mod kit;
+mod passing;
