@@ -151,7 +151,7 @@ impl From<AnswerCut> for Unanswered {
 }
 
 /// What an answer means.
-fn judge(opening: Opening, repeatable: bool, now: UnixMillis) -> Outcome {
+pub(super) fn judge(opening: Opening, repeatable: bool, now: UnixMillis) -> Outcome {
     let pause = opening.retry_after(system_time(now));
     let Some(fault) = fault(opening.parts.status, opening.code, pause) else {
         return Outcome::Answered(opening);

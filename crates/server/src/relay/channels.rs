@@ -317,6 +317,12 @@ impl Channel {
         }
     }
 
+    /// What it ails, whether or not that keeps calls from it.
+    pub(crate) fn trouble(&self) -> Option<TroubleKind> {
+        let trouble = self.health().trouble.or_else(|| Trouble::of_row(&self.facts().row));
+        trouble.map(|trouble| trouble.kind)
+    }
+
     /// Calls in progress.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Acquire)

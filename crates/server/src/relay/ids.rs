@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use filegate_store::{AdoptedFile, NewAdopted, NewTask, StoreError, TaskRow};
+use filegate_types::wire::BaseResp;
 use filegate_types::{
     AccountId, ApiError, ChannelId, FileId, FileRecord, Principal, PurposeName, UnixMillis,
 };
@@ -61,6 +62,16 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// As native calls and sockets tell it.
+    pub(crate) fn base_resp(&self) -> BaseResp {
+        match self {
+            Self::Ours(error) => BaseResp::of(error),
+            Self::Upstreams { code, message } => {
+                BaseResp { status_code: *code, status_msg: message.clone() }
+            }
+        }
+    }
+
     /// How upstream refuses a voice that it does not know.
     pub(crate) fn unknown_voice() -> Self {
         Self::Upstreams { code: 20132, message: "invalid samples or voice_id".to_owned() }

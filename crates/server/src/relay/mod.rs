@@ -26,6 +26,8 @@
 //! | [`route`] | which channel is next |
 //! | [`attempt`] | one attempt and what it means |
 //! | [`reply`] | an answer's beginning, and how the rest passes |
+//! | [`socket`] | WebSockets |
+//! | [`probe`] | channels that rest are asked whether they are well |
 //! | [`budget`] | how many calls may be sent again |
 //! | [`calls`], [`json`] | where ids stand in calls, and how they are found and replaced |
 //! | [`named`], [`ids`], [`owned`] | what a call names, whose it is, and what stands for it on a channel |
@@ -49,11 +51,13 @@ pub mod json;
 pub(crate) mod money;
 pub(crate) mod named;
 pub(crate) mod owned;
+mod probe;
 pub(crate) mod refuse;
 pub(crate) mod replicate;
 mod reply;
 pub(crate) mod route;
 pub(crate) mod settle;
+mod socket;
 pub(crate) mod target;
 pub(crate) mod translate;
 
@@ -69,6 +73,7 @@ use axum::response::Response;
 use filegate_types::{ApiError, Call as Priced, ChannelId, ErrorCode, Principal, UnixMillis};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::http::{AnswerCut, Transport};
 use crate::app::{App, random};
@@ -167,8 +172,15 @@ struct Tried {
     words: Option<(Opening, ChannelId)>,
 }
 
+/// What goes on beside calls, until the server stops.
+pub(crate) fn start(app: &Arc<App>) {
+    app.tasks.spawn(probe::run(Arc::clone(app)));
+    app.tasks.spawn(probe::describe_all(Arc::clone(app)));
+}
+
 /// Answers a call from a channel.
-pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> Response {
+pub(crate) async fn handle(app: &Arc<App>, target: Target, mut request: Request) -> Response {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let trace = parts.extensions.get::<Trace>().cloned().expect("the outermost layer sets it");
     let mut incoming = Incoming::new(&parts.headers, body, app.config.limits.clone());
@@ -193,6 +205,7 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
     };
     let has_body =
         declared.is_some_and(|bytes| bytes > 0) || parts.headers.contains_key(TRANSFER_ENCODING);
+    let asks_for_socket = target.is_socket() && socket::is_asked_for(&parts.method, &parts.headers);
     let read = Reading::of(&rules, &parts.headers, declared, app);
     let body = if !has_body {
         RequestBody::Whole(Whole::Memory(bytes::Bytes::new()))
@@ -215,6 +228,7 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
             }
         }
     };
+    let client = socket::Client { answers: parts.extensions.get().cloned(), upgrade };
     let gone = CancellationToken::new();
     let call = Call {
         principal,
@@ -229,13 +243,14 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
         _place: place,
     };
     let _tells = gone.drop_guard();
-    let call = Arc::new(call);
-    let running = run(Arc::clone(app), Arc::clone(&call), body);
-    let running = tracing::Instrument::instrument(running, tracing::Span::current());
-    app.tasks
-        .spawn(running)
-        .await
-        .unwrap_or_else(|_panic| call.refused(&ApiError::plain(ErrorCode::Unknown).into()))
+    let (tasks, call) = (&app.tasks, Arc::new(call));
+    let span = tracing::Span::current();
+    let running = if asks_for_socket {
+        tasks.spawn(socket::run(Arc::clone(app), Arc::clone(&call), client).instrument(span))
+    } else {
+        tasks.spawn(run(Arc::clone(app), Arc::clone(&call), body).instrument(span))
+    };
+    running.await.unwrap_or_else(|_panic| call.refused(&ApiError::plain(ErrorCode::Unknown).into()))
 }
 
 /// How a request's body is read.
@@ -273,7 +288,7 @@ async fn run(app: Arc<App>, call: Arc<Call>, mut body: RequestBody) -> Response 
         Err(refusal) => return call.refused(&refusal),
     };
     app.relay.budget.call(app.clock.now());
-    let mut tried = Tried { only_limits: true, ..Tried::default() };
+    let mut tried = Tried::new();
     loop {
         let busy = match choose(&app, &call, &owned, &mut tried).await {
             Ok(busy) => busy,
@@ -583,6 +598,10 @@ impl Call {
 }
 
 impl Tried {
+    fn new() -> Self {
+        Self { only_limits: true, ..Self::default() }
+    }
+
     fn attempts(&self) -> usize {
         self.channels.values().filter(|what| **what != FULL).count()
     }

@@ -33,11 +33,12 @@ pub(crate) struct ForChannel {
 }
 
 impl Named {
-    /// By path, `query` and what was found in the body.
-    pub(crate) fn of(rules: &CallRules, query: Option<&str>, finds: &[Found]) -> Self {
+    /// By the path as upstream is asked, `query` and what was found in the body.
+    pub(crate) fn of(rules: &CallRules, path: &str, query: Option<&str>, finds: &[Found]) -> Self {
         let mut named = Self::default();
         for id in &rules.path_ids {
-            let text = rules.path[id.range.clone()].to_owned();
+            // Rules know the path by one spelling, which differs from it in case only.
+            let text = path.get(id.range.clone()).unwrap_or_default().to_owned();
             named.add(
                 Asked { kind: id.kind, text, exact: true, name: "".into() },
                 Place::Path(id.range.clone()),
@@ -48,8 +49,8 @@ impl Named {
             named.add(Asked { kind, text, exact: true, name: "".into() }, Place::Query(id));
         }
         for found in finds {
-            let path = rules.request.get(found.rule).map_or("", |rule| rule.path);
-            let name = path.rsplit('.').next().unwrap_or(path).trim_end_matches("[]");
+            let place = rules.request.get(found.rule).map_or("", |rule| rule.path);
+            let name = place.rsplit('.').next().unwrap_or(place).trim_end_matches("[]");
             let (kind, text, exact) = (found.kind, found.text.clone(), found.exact);
             named.add(Asked { kind, text, exact, name: name.into() }, Place::Body(found.clone()));
         }
@@ -68,12 +69,12 @@ impl Named {
     /// The request as `channel` gets it, once all files are there that it needs.
     pub(crate) fn for_channel(
         &self,
-        rules: &CallRules,
+        path: &str,
         query: Option<&str>,
         needs: &Needs,
         channel: ChannelId,
     ) -> ForChannel {
-        let (mut path, mut in_query, mut edits) = (rules.path.clone(), vec![], vec![]);
+        let (mut path, mut in_query, mut edits) = (path.to_owned(), vec![], vec![]);
         // From the end of the path, so that what is before stays where it is.
         for (index, place) in self.places.iter().enumerate().rev() {
             let Some(text) = needs.replacement(index, channel) else { continue };

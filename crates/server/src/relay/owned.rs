@@ -34,7 +34,7 @@ const GONE: [&str; 4] = ["file_id not exist", "file not found", "file not exist"
 pub(crate) type All = BTreeMap<ChannelId, Arc<Channel>>;
 
 /// What a call names, and what became of it so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Owned {
     pub(crate) needs: Needs,
     named: Named,
@@ -67,7 +67,7 @@ pub(crate) async fn own(
         }
         _ => vec![],
     };
-    let named = Named::of(&call.rules, call.query.as_deref(), &finds);
+    let named = Named::of(&call.rules, &call.target.path, call.query.as_deref(), &finds);
     let mut needs = Needs::default();
     if !named.asked.is_empty() {
         let all = app.relay.channels.all(app).await.map_err(|error| store_failed(&error))?;
@@ -82,6 +82,20 @@ pub(crate) async fn own(
         needs = ids::resolve(app, &call.principal, voice_use, &named.asked, &own).await?;
     }
     Ok(Owned { needs, named, claimed: None, refreshed: false })
+}
+
+/// As [`own`], of a message of a socket's; `None` if it names nothing.
+pub(crate) async fn own_message(
+    app: &Arc<App>,
+    call: &Call,
+    text: &str,
+) -> Result<Option<Owned>, Refusal> {
+    if call.rules.request.is_empty() {
+        return Ok(None);
+    }
+    let message = Whole::Memory(text.as_bytes().to_vec().into());
+    let owned = own(app, call, Some(&message)).await?;
+    Ok((!owned.named.asked.is_empty()).then_some(owned))
 }
 
 /// What the rules of a call find in its body.
@@ -172,7 +186,8 @@ impl Owned {
     ) -> Result<ForChannel, There> {
         self.copy(app, call, channel, access).await?;
         self.claim(app, call, channel.id).await?;
-        Ok(self.named.for_channel(&call.rules, call.query.as_deref(), &self.needs, channel.id))
+        let (path, query) = (&call.target.path, call.query.as_deref());
+        Ok(self.named.for_channel(path, query, &self.needs, channel.id))
     }
 
     async fn copy(
@@ -288,7 +303,8 @@ async fn unknown_there(
         async move {
             let id = upstream_id.parse().ok()?;
             let refused = client.retrieve(id).await.err()?;
-            matches!(refused, ClientError::Refused { code: 2013, .. }).then_some((file, upstream_id))
+            matches!(refused, ClientError::Refused { code: 2013, .. })
+                .then_some((file, upstream_id))
         }
     });
     let asked: Vec<_> = stream::iter(asked).buffered(COPIES).collect().await;

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use filegate_client::{Client, ClientConfig, Error, Key, Upload};
-use filegate_store::{BlobStream, Claim, StoreError};
+use filegate_store::{self as store, BlobStream, Claim, StoreError};
 use filegate_types::{AccountId, ApiError, ChannelId, FileId, FileRecord, PurposeName, UnixMillis};
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use futures_util::stream;
@@ -261,8 +261,8 @@ impl Claimed<'_> {
         match self.holding(self.upload()).await {
             None => Ok(None),
             Some(Ok(Uploaded { upstream_id, bytes, expires_at })) => {
-                self.commit(&upstream_id, expires_at).await?;
-                Ok(Some((upstream_id, Some(bytes))))
+                let written = self.commit(&upstream_id, expires_at).await?;
+                Ok(written.then_some((upstream_id, Some(bytes))))
             }
             Some(Err(error)) => {
                 let (account, file, channel) =
@@ -360,29 +360,29 @@ impl Claimed<'_> {
         Ok(StreamReader::new(pieces(opened.map_err(ours)?.stream(0, record.bytes))))
     }
 
-    /// Writes down that the copy is there.
+    /// Writes down that the copy is there; false if the claim was lost meanwhile.
     async fn commit(
         &self,
         upstream_id: &str,
         expires_at: Option<UnixMillis>,
-    ) -> Result<(), ReplicateError> {
+    ) -> Result<bool, ReplicateError> {
         let mut pauses = ROW_PAUSES.into_iter();
         loop {
-            let written = self.app.catalog.replica_uploaded(
-                self.account,
-                self.file_id,
-                self.endpoint.channel_id,
-                self.holder.to_owned(),
-                upstream_id.to_owned(),
+            let copy = store::Uploaded {
+                account: self.account,
+                file_id: self.file_id,
+                channel_id: self.endpoint.channel_id,
+                holder: self.holder.to_owned(),
+                upstream_id: upstream_id.to_owned(),
                 expires_at,
-                self.app.clock.now(),
-            );
-            let error = match written.await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {
-                    // The row's change has left a job that deletes it upstream.
-                    self.app.jobs_due.notify_one();
-                    return Err(ReplicateError::NotFound);
+            };
+            let error = match self.app.catalog.replica_uploaded(copy, self.app.clock.now()).await {
+                Ok(written) => {
+                    if !written {
+                        // The same transaction has left a job that deletes it upstream.
+                        self.app.jobs_due.notify_one();
+                    }
+                    return Ok(written);
                 }
                 Err(error) => error,
             };

@@ -65,7 +65,7 @@ pub(crate) async fn again(app: &App, call: &Call, body: Option<&Whole>) -> Resul
         return Ok(Again::Never(None));
     };
     let query = call.query.as_deref().unwrap_or("");
-    let mut sum = Fingerprint::new(&call.method, &format!("{}?{query}", call.rules.path));
+    let mut sum = Fingerprint::new(&call.method, &format!("{}?{query}", call.target.path));
     let mut pieces = body.pieces(0..body.bytes());
     while let Some(piece) = pieces.next().await {
         sum.add(&piece.map_err(|error| store_failed(&error))?);

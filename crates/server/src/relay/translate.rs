@@ -27,8 +27,8 @@ use super::{Answering, Call};
 use crate::app::App;
 use crate::http::reply::store_failed;
 
-/// The purpose of files in answers of calls that are not known: documents of the assistants of old are the only ones.
-const OTHER_PURPOSE: &str = "assistants";
+/// The purpose of files in answers of which the table says none.
+const OTHER_PURPOSE: &str = "relayed";
 
 /// What an answer is, to who reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
