@@ -36,6 +36,7 @@
 //! | [`settle`], [`money`] | what a call costs, and whether it was made before |
 //! | [`refuse`] | how a call is refused |
 //! | [`adopt`] | files that were born upstream |
+//! | [`lists`] | lists that show what is everybody's |
 
 pub(crate) mod adopt;
 mod attempt;
@@ -48,6 +49,7 @@ mod headers;
 mod http;
 pub(crate) mod ids;
 pub mod json;
+pub(crate) mod lists;
 pub(crate) mod money;
 pub(crate) mod named;
 pub(crate) mod owned;
