@@ -6,6 +6,7 @@
 mod admin;
 mod backup;
 mod books;
+mod channels;
 mod cli;
 mod doctor;
 mod fairness;

@@ -37,6 +37,7 @@
 //! | [`refuse`] | how a call is refused |
 //! | [`adopt`] | files that were born upstream |
 //! | [`lists`] | lists that show what is everybody's |
+//! | [`jobs`] | work that waits for channels |
 
 pub(crate) mod adopt;
 mod attempt;
@@ -48,6 +49,7 @@ pub(crate) mod events;
 mod headers;
 mod http;
 pub(crate) mod ids;
+pub(crate) mod jobs;
 pub mod json;
 pub(crate) mod lists;
 pub(crate) mod money;
