@@ -103,10 +103,6 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
     }
     pay::write_down(app).await?;
     relay::write_down(app).await?;
-    let voided = app.catalog.reap_holds(now, BATCH).await?;
-    if voided > 0 {
-        tracing::info!(holds = voided, "jobs.holds.voided");
-    }
     storage::charge(app, now).await?;
     app.catalog.forget_answers(now, BATCH).await?;
     while !app.tasks.is_stopping() {

@@ -125,7 +125,7 @@ pub(crate) async fn send(
                     Unanswered::Silent => Fault::TimedOut,
                     _ => Fault::Failed,
                 };
-                tracing::warn!(channel = name, why = ?other, "relay.unanswered");
+                tracing::warn!(channel = name, why = %other, "relay.unanswered");
                 return Failure::silent(fault, true);
             }
         }

@@ -323,11 +323,6 @@ impl Channel {
         trouble.map(|trouble| trouble.kind)
     }
 
-    /// Calls in progress.
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Acquire)
-    }
-
     /// Takes a place for a call.
     pub(crate) async fn enter(self: &Arc<Self>, app: &App) -> Result<Busy, Full> {
         let facts = self.facts();

@@ -8,6 +8,7 @@ use super::channels::{Standing, TroubleKind};
 
 /// A channel as a choice sees it.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Candidate {
     pub(crate) id: ChannelId,
     pub(crate) state: ChannelState,

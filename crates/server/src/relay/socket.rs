@@ -25,7 +25,7 @@ use filegate_types::{ApiError, ErrorCode};
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -203,7 +203,7 @@ async fn attempt(app: &App, call: &Call, busy: &Busy) -> Result<(Socket, HeaderM
         failed(Fault::Unreachable)
     })?;
     let answer = connection.send(request).await.map_err(|why| {
-        tracing::warn!(channel = facts.row.name, ?why, "relay.unanswered");
+        tracing::warn!(channel = facts.row.name, %why, "relay.unanswered");
         failed(Fault::Failed)
     })?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -211,10 +211,10 @@ async fn attempt(app: &App, call: &Call, busy: &Busy) -> Result<(Socket, HeaderM
         if !head.contains_key(SEC_WEBSOCKET_ACCEPT) {
             return Err(failed(Fault::Failed));
         }
-        let upgraded = hyper::upgrade::on(answer).await.map_err(|_| failed(Fault::Failed))?;
+        let upgraded = hyper::upgrade::on(answer).await.map_err(|_cut| failed(Fault::Failed))?;
         return Ok((websocket(upgraded, Role::Client).await, head));
     }
-    let opening = Opening::of(answer, &Method::GET).await.map_err(|_| failed(Fault::Failed))?;
+    let opening = Opening::of(answer, &Method::GET).await.map_err(|_cut| failed(Fault::Failed))?;
     Err(attempt::judge(opening, true, app.clock.now()))
 }
 
@@ -341,7 +341,7 @@ impl Session {
                         self.open.busy.answered(&self.app, self.start.is_some());
                     }
                     greeted = true;
-                    self.to_client(message).await?;
+                    self.tell_client(message).await?;
                     if self.start.is_some() {
                         return Ok(());
                     }
@@ -367,7 +367,7 @@ impl Session {
         let Some(start) = self.start.clone() else { return Ok(()) };
         let here = Arc::clone(self.open.busy.channel());
         let sent = translated(&self.app, &self.call, &here, &mut self.owned, start).await?;
-        self.to_channel(sent).await
+        self.tell_channel(sent).await
     }
 
     /// A later message of the client's: what it names has to be where the socket is.
@@ -382,7 +382,7 @@ impl Session {
                 message = translated(&self.app, &self.call, &here, &mut owned, message).await?;
             }
         }
-        self.to_channel(message).await
+        self.tell_channel(message).await
     }
 
     /// Goes to another channel, if one is left; `false`: the client hears what this one said.
@@ -429,7 +429,7 @@ impl Session {
         loop {
             let passed = match self.next().await {
                 Ok(From::Client(message)) => self.pass_on(message).await,
-                Ok(From::Channel(message)) => self.to_client(message).await,
+                Ok(From::Channel(message)) => self.tell_client(message).await,
                 Err(over) => return over,
             };
             if let Err(over) = passed {
@@ -465,7 +465,7 @@ impl Session {
         }
     }
 
-    async fn to_client(&mut self, message: Message) -> Result<(), Over> {
+    async fn tell_client(&mut self, message: Message) -> Result<(), Over> {
         self.bytes += message.len() as u64;
         if let Message::Text(text) = &message {
             self.hear(text);
@@ -489,7 +489,7 @@ impl Session {
         self.units = self.units.saturating_add(count.total());
     }
 
-    async fn to_channel(&mut self, message: Message) -> Result<(), Over> {
+    async fn tell_channel(&mut self, message: Message) -> Result<(), Over> {
         let idle = self.app.config.relay.answer_idle.0;
         let sent = timeout(idle, self.open.socket.send(message)).await;
         sent.map_err(|_late| Over::Idle)?.map_err(|_gone| Over::Ended)
