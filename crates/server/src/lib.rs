@@ -175,8 +175,10 @@ impl Server {
         tasks.spawn(accept::serve(public, http::public(&app), limits.clone(), tasks.clone()));
         tasks.spawn(accept::serve(operators, http::operators(&app), limits, tasks.clone()));
         jobs::start(&app);
+        relay::start(&app);
         tasks.spawn(metrics_upkeep(Arc::clone(&app)));
         tasks.spawn(gate::upkeep(Arc::clone(&app)));
+        tasks.spawn(relay::money::upkeep(Arc::clone(&app)));
         app.started.store(true, Ordering::Release);
         let admin_token = fresh.then_some(token);
         Ok(Self { app, address, admin_address, admin_token, swept, _lock: lock })
@@ -242,7 +244,8 @@ async fn sweep(catalog: &Catalog, blobs: &Blobs, now: UnixMillis) -> Result<Swep
         return Ok(swept);
     }
     loop {
-        let reaped = match catalog.reap_uploads(UnixMillis(i64::MAX), now, jobs::BATCH).await {
+        let never = UnixMillis(i64::MAX);
+        let reaped = match catalog.reap_uploads(never, now, jobs::BATCH).await {
             // The reaper comes to them when their leases have ended and deletes have made room.
             Err(error) if error.is_full() => {
                 tracing::warn!("serve.full: no room to sweep up uploads that were cut off");
@@ -251,7 +254,9 @@ async fn sweep(catalog: &Catalog, blobs: &Blobs, now: UnixMillis) -> Result<Swep
             reaped => reaped?,
         };
         swept.uploads += reaped;
-        if reaped < jobs::BATCH as usize {
+        // Of relayed calls that were cut off.
+        let voided = catalog.reap_holds(never, jobs::BATCH).await?;
+        if reaped.max(voided) < jobs::BATCH as usize {
             return Ok(swept);
         }
     }
@@ -317,6 +322,9 @@ fn describe() {
     describe_gauge!("filegate_redis_up", "1 if Redis takes writes; absent without redis_url");
     describe_gauge!("filegate_uploads_in_flight", "Uploads being received or finished");
     describe_gauge!("filegate_connections", "Open connections");
+    describe_counter!("filegate_channel_calls_total", "Calls to channels, by channel and outcome");
+    describe_gauge!("filegate_channel_calls_in_flight", "Calls in progress on channels");
+    describe_gauge!("filegate_channel_condition", "1 for the condition that a channel is in");
     describe_counter!("filegate_downloads_total", "Contents served, ranges included");
     describe_counter!("filegate_deletes_total", "Files deleted by clients");
     describe_counter!("filegate_store_errors_total", "Failed operations of the store");

@@ -5,6 +5,7 @@
 //! upstream's, to which no key is sent, and only at public addresses unless it is the channel itself.
 
 mod fetch;
+pub(crate) mod keep;
 
 use std::io;
 use std::sync::Arc;

@@ -33,7 +33,7 @@ use std::time::Duration;
 use filegate_types::{AccountId, BlobKey, FileRecord, KeyId, PurposeName, UnixMillis};
 use serde::de::DeserializeOwned;
 
-pub use adopted::{AdoptedFile, KeepOutcome, NewAdopted};
+pub use adopted::{AccountTerms, AdoptedFile, KeepOutcome, NewAdopted};
 pub use books::{BookFault, CallPrices, Short};
 pub use channels::{ChannelRow, CostRow, DrainProgress};
 pub(crate) use files::drop_lost;
