@@ -8,3 +8,4 @@ mod failover;
 mod health;
 mod kit;
 mod passing;
+mod socket;

@@ -102,6 +102,7 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
         tracing::warn!(holds = voided, "jobs.voided: calls that nobody has settled");
     }
     pay::write_down(app).await?;
+    relay::write_down(app).await?;
     storage::charge(app, now).await?;
     app.catalog.forget_answers(now, BATCH).await?;
     while !app.tasks.is_stopping() {

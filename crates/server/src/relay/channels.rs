@@ -317,9 +317,10 @@ impl Channel {
         }
     }
 
-    /// Calls in progress.
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Acquire)
+    /// What it ails, whether or not that keeps calls from it.
+    pub(crate) fn trouble(&self) -> Option<TroubleKind> {
+        let trouble = self.health().trouble.or_else(|| Trouble::of_row(&self.facts().row));
+        trouble.map(|trouble| trouble.kind)
     }
 
     /// Takes a place for a call.
