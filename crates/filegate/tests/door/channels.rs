@@ -21,13 +21,13 @@ const SEALING: [&str; 2] = [
 ];
 
 /// Upstream's stand-in, in a process of its own.
-struct Upstream {
+pub(crate) struct Upstream {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Upstream {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_filegate"));
         clean_environment(&mut command);
         command.arg("emulate").args(arguments).arg("--json").stdout(Stdio::piped());
@@ -55,7 +55,7 @@ impl Drop for Upstream {
 }
 
 /// A gateway whose keys of channels are sealed with a setting, and which knows these regions.
-fn relaying(regions: &[&Upstream]) -> Setup {
+pub(crate) fn relaying(regions: &[&Upstream]) -> Setup {
     let regions: Vec<&str> = regions.iter().map(|region| region.url.as_str()).collect();
     setup().config(&format!("[relay]\nsecret_key = '{}'\nregions = {regions:?}\n", SEALING[0]))
 }
@@ -83,7 +83,7 @@ fn ok(server: &TestServer, words: &[&str], secret: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn add(server: &TestServer, name: &str, base_url: &str, key: &str) -> Value {
+pub(crate) fn add(server: &TestServer, name: &str, base_url: &str, key: &str) -> Value {
     post(server, "/channels", &json!({"name": name, "base_url": base_url, "key": key}))
 }
 
