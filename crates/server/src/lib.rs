@@ -178,6 +178,7 @@ impl Server {
         relay::start(&app);
         tasks.spawn(metrics_upkeep(Arc::clone(&app)));
         tasks.spawn(gate::upkeep(Arc::clone(&app)));
+        tasks.spawn(relay::money::upkeep(Arc::clone(&app)));
         app.started.store(true, Ordering::Release);
         let admin_token = fresh.then_some(token);
         Ok(Self { app, address, admin_address, admin_token, swept, _lock: lock })
@@ -243,7 +244,8 @@ async fn sweep(catalog: &Catalog, blobs: &Blobs, now: UnixMillis) -> Result<Swep
         return Ok(swept);
     }
     loop {
-        let reaped = match catalog.reap_uploads(UnixMillis(i64::MAX), now, jobs::BATCH).await {
+        let never = UnixMillis(i64::MAX);
+        let reaped = match catalog.reap_uploads(never, now, jobs::BATCH).await {
             // The reaper comes to them when their leases have ended and deletes have made room.
             Err(error) if error.is_full() => {
                 tracing::warn!("serve.full: no room to sweep up uploads that were cut off");
@@ -252,7 +254,9 @@ async fn sweep(catalog: &Catalog, blobs: &Blobs, now: UnixMillis) -> Result<Swep
             reaped => reaped?,
         };
         swept.uploads += reaped;
-        if reaped < jobs::BATCH as usize {
+        // Of relayed calls that were cut off.
+        let voided = catalog.reap_holds(never, jobs::BATCH).await?;
+        if reaped.max(voided) < jobs::BATCH as usize {
             return Ok(swept);
         }
     }

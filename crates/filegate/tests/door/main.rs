@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
 mod admin;
+mod adopted;
 mod backup;
 mod books;
+mod channels;
 mod cli;
 mod doctor;
 mod fairness;

@@ -44,6 +44,11 @@ impl Trace {
         Self { id: id.into(), client, key: Arc::default(), allowance: Arc::default() }
     }
 
+    /// The `Trace-Id`.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Where the request comes from.
     pub(crate) fn client(&self) -> IpAddr {
         self.client

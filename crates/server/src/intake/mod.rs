@@ -253,7 +253,7 @@ async fn finish(
 
 /// When the file goes: what the upload asked for, else what the purpose says, and never later than the
 /// account's longest.
-fn expiry(
+pub(crate) fn expiry(
     keep: Keep,
     asked: Option<Span>,
     settings: &AccountSettings,
@@ -302,7 +302,7 @@ async fn repeated(
     Repeatable::replay(kept, fingerprint).map(Repeated::Before)
 }
 
-fn id_bits() -> [u16; 8] {
+pub(crate) fn id_bits() -> [u16; 8] {
     let bytes: [u8; 16] = random();
     std::array::from_fn(|i| u16::from_be_bytes([bytes[2 * i], bytes[2 * i + 1]]))
 }

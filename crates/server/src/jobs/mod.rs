@@ -3,13 +3,16 @@
 //! | job | what it does | safe to repeat because |
 //! |---|---|---|
 //! | purge | removes the bytes of deleted, expired and reaped blobs | absent is success |
-//! | reaper | gives the bytes of lapsed uploads to purge | one transaction |
+//! | reaper | gives the bytes of lapsed uploads to purge, voids lapsed holds | one transaction |
 //! | expirer | deletes files whose time has come | one transaction |
 //! | counts | writes down calls that were counted in memory | they are taken out of memory first |
 //! | storage | charges accounts for each UTC day | an account is charged once for a day |
 //! | answers | forgets first answers after a day | deleting again deletes nothing |
+//! | callbacks | forgets addresses of clients after seven days | deleting again deletes nothing |
 //! | unfinished | removes the parts of uploads to S3 that a crash left | absent is success |
 //! | scrub | re-reads every blob, see [`scrub`] | it only marks |
+//!
+//! What waits for channels runs beside these: [`relay::jobs`].
 
 mod scrub;
 mod storage;
@@ -24,6 +27,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use crate::app::App;
 use crate::pay;
+use crate::relay::{self, callback};
 
 /// Blobs purged at a time.
 const PURGES: usize = 16;
@@ -44,6 +48,7 @@ pub(crate) fn start(app: &Arc<App>) {
     app.tasks.spawn(run(Arc::clone(app)));
     app.tasks.spawn(scrub::run(Arc::clone(app)));
     app.tasks.spawn(unfinished(Arc::clone(app)));
+    app.tasks.spawn(relay::jobs::run(Arc::clone(app)));
 }
 
 async fn unfinished(app: Arc<App>) {
@@ -93,15 +98,22 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
     if reaped > 0 {
         tracing::info!(uploads = reaped, "jobs.reaped");
     }
+    let voided = app.catalog.reap_holds(now, BATCH).await?;
+    if voided > 0 {
+        tracing::warn!(holds = voided, "jobs.voided: calls that nobody has settled");
+    }
     pay::write_down(app).await?;
+    relay::write_down(app).await?;
     storage::charge(app, now).await?;
     app.catalog.forget_answers(now, BATCH).await?;
+    callback::forget(app, now, BATCH).await?;
     while !app.tasks.is_stopping() {
         let expired = app.catalog.expire_due(now, BATCH).await?;
         if expired < BATCH as usize {
             break;
         }
     }
+    app.catalog.expire_adopted(now, BATCH).await?;
     while !app.tasks.is_stopping() {
         let due = app.catalog.claim_jobs(JobKind::LOCAL, now, BATCH, CLAIM).await?;
         let last_batch = due.len() < BATCH as usize;
@@ -164,6 +176,6 @@ async fn purge(app: &Arc<App>, jobs: Vec<Job>) -> Result<bool, StoreError> {
 }
 
 /// 1 s, 2 s, 4 s … up to ten minutes.
-fn backoff(attempts: u32) -> Duration {
+pub(crate) fn backoff(attempts: u32) -> Duration {
     Duration::from_secs(1 << attempts.min(10)).min(BACKOFF_MAX)
 }

@@ -145,6 +145,7 @@ impl From<AnswerCut> for Unanswered {
         match cut {
             AnswerCut::Silent => Self::Silent,
             AnswerCut::Broken(error) => Self::Broken(error.to_string()),
+            AnswerCut::Ours => Self::Broken(cut.to_string()),
         }
     }
 }

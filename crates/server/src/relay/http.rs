@@ -372,6 +372,8 @@ pub(crate) enum AnswerCut {
     Silent,
     #[error("upstream broke off")]
     Broken(#[source] hyper::Error),
+    #[error("what it names cannot be written down")]
+    Ours,
 }
 
 impl AnswerBody {

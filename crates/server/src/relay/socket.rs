@@ -21,8 +21,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use filegate_types::ApiError;
-use filegate_types::wire::BaseResp;
+use filegate_types::{ApiError, ErrorCode};
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
@@ -40,13 +39,17 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::attempt::{self, Failure, Outcome};
-use super::channels::{Busy, Fault};
+use super::calls::UnitsCount;
+use super::channels::{Busy, Channel, Fault};
+use super::ids::Refusal;
+use super::json::{Kind, Scan, Splice};
+use super::owned::{self, Owned, There};
 use super::reply::Opening;
-use super::route::Needs;
-use super::{Call, End, Settle, Tried, choose, headers, hold, own};
+use super::settle::{End, Settle};
+use super::{Begun, Call, Tried, begin, choose, headers, unanswered};
 use crate::app::App;
 use crate::http::layer::UpstreamTrace;
-use crate::http::reply::{bare, refusal};
+use crate::http::reply::store_failed;
 use crate::socket::Answers;
 
 /// Bytes of a message.
@@ -93,24 +96,23 @@ enum Opened {
     /// An answer that is no socket, and is the call's.
     Answer(Busy, Box<Opening>),
     /// No channel is left.
-    Nothing(ApiError),
+    Nothing(Refusal),
 }
 
 /// Opens a socket on both sides and passes messages until one of them ends.
 pub(super) async fn run(app: Arc<App>, call: Arc<Call>, client: Client) -> Response {
     let mut tried = Tried::new();
-    let needs = match own(&app, &call, None).await {
-        Ok(needs) => needs,
-        Err(error) => return refusal(&error, bare),
-    };
-    let settle = match hold(&app, &call, None).await {
-        Ok(settle) => settle,
-        Err(error) => return refusal(&error, bare),
+    let (owned, settle) = match begin(&app, &call, None).await {
+        Ok(Begun::Now(owned, settle)) => (*owned, *settle),
+        Ok(Begun::Before(response)) => return response,
+        Err(refusal) => return call.refused(&refusal),
     };
     app.relay.budget.call(app.clock.now());
-    match open(&app, &call, &needs, &mut tried).await {
-        Opened::Nothing(error) => settle.unanswered(&app, &call, tried, &error),
-        Opened::Answer(busy, opening) => super::answer(&app, &call, busy, *opening, settle).await,
+    match open(&app, &call, &owned, &mut tried).await {
+        Opened::Nothing(refusal) => unanswered(&call, tried, &refusal),
+        Opened::Answer(busy, opening) => {
+            super::answer(&app, &call, owned, busy, *opening, settle).await
+        }
         Opened::Socket(open) => {
             let response = switched(&open.head);
             let tasks = app.tasks.clone();
@@ -120,12 +122,14 @@ pub(super) async fn run(app: Arc<App>, call: Arc<Call>, client: Client) -> Respo
                 let session = Session {
                     app,
                     call,
-                    needs,
+                    owned,
                     tried,
                     client: websocket(upgraded, Role::Server).await,
                     open: *open,
-                    begun: None,
+                    start: None,
                     settle: Some(settle),
+                    units: 0,
+                    code: 0,
                     bytes: 0,
                 };
                 session.talk().await;
@@ -156,16 +160,16 @@ fn switched(upstream: &HeaderMap) -> Response {
 }
 
 /// A socket to the next channel that gives one.
-async fn open(app: &Arc<App>, call: &Call, needs: &Needs, tried: &mut Tried) -> Opened {
+async fn open(app: &Arc<App>, call: &Call, owned: &Owned, tried: &mut Tried) -> Opened {
     loop {
-        let busy = match choose(app, call, needs, tried).await {
+        let busy = match choose(app, call, owned, tried).await {
             Ok(busy) => busy,
-            Err(error) => return Opened::Nothing(error),
+            Err(refusal) => return Opened::Nothing(refusal),
         };
         match attempt(app, call, &busy).await {
             Ok((socket, head)) => return Opened::Socket(Box::new(Open { busy, socket, head })),
             Err(Outcome::Answered(opening)) => return Opened::Answer(busy, Box::new(opening)),
-            Err(Outcome::Client(error)) => return Opened::Nothing(error),
+            Err(Outcome::Client(error)) => return Opened::Nothing(error.into()),
             Err(Outcome::Failed(Failure { fault, .. })) => {
                 busy.failed(app, fault);
                 tried.fault(app, busy.channel(), fault, false);
@@ -238,22 +242,22 @@ impl Told {
     }
 }
 
-/// A client's messages that were sent to the channel and not yet answered.
-struct Begun {
-    start: Message,
-}
-
 /// Both sides, open.
 struct Session {
     app: Arc<App>,
     call: Arc<Call>,
-    needs: Needs,
+    /// What the client's first message names.
+    owned: Owned,
     tried: Tried,
     client: Socket,
     open: Open,
-    /// The client's first message, as long as nothing came of it.
-    begun: Option<Begun>,
+    /// The client's first message, which may have to be sent again.
+    start: Option<Message>,
     settle: Option<Settle>,
+    /// What the messages count.
+    units: u64,
+    /// What the last refusal said.
+    code: i64,
     bytes: u64,
 }
 
@@ -266,7 +270,7 @@ enum Over {
     /// The gateway stops.
     Stopping,
     /// The client is refused.
-    Refused(ApiError),
+    Refused(Refusal),
 }
 
 impl Session {
@@ -279,10 +283,10 @@ impl Session {
             Over::Ended => None,
             Over::Idle => Some((CloseCode::Policy, "idle")),
             Over::Stopping => Some((CloseCode::Away, "stopping")),
-            Over::Refused(error) => {
+            Over::Refused(refusal) => {
                 let told = json!({
                     "event": "task_failed",
-                    "base_resp": serde_json::to_value(BaseResp::of(error)).unwrap_or_default(),
+                    "base_resp": serde_json::to_value(refusal.base_resp()).unwrap_or_default(),
                 });
                 let _gone_already = self.client.send(Message::text(told.to_string())).await;
                 Some((CloseCode::Normal, ""))
@@ -296,9 +300,17 @@ impl Session {
         })
         .await;
         if let Some(settle) = self.settle.take() {
-            let channel = Some(self.open.busy.channel().id);
-            let complete = matches!(over, Over::Ended);
-            let end = End { channel, status: 101, code: 0, bytes: self.bytes, complete };
+            // What has been counted was had, whatever came after it.
+            let had = self.units > 0;
+            let end = End {
+                channel: self.open.busy.channel().id,
+                status: 101,
+                code: if had { 0 } else { self.code },
+                units: self.units,
+                bytes: self.bytes,
+                complete: had || (self.start.is_some() && matches!(over, Over::Ended)),
+                answer: None,
+            };
             settle.answered(&self.app, &self.call, end).await;
         }
     }
@@ -310,11 +322,13 @@ impl Session {
             let event = self.next().await?;
             match event {
                 From::Client(message) => {
-                    if self.begun.is_none() && message.is_text() {
-                        self.began(&message).await?;
-                        self.begun = Some(Begun { start: message.clone() });
+                    if self.start.is_none() && message.is_text() {
+                        self.start = Some(message.clone());
+                        self.begin(&message).await?;
+                        self.send_start().await?;
+                    } else {
+                        self.pass_on(message).await?;
                     }
-                    self.tell_channel(message).await?;
                 }
                 From::Channel(message) => {
                     if let Some(fault) = Told::fault(&message) {
@@ -324,11 +338,11 @@ impl Session {
                             continue;
                         }
                     } else if message.is_text() {
-                        self.open.busy.answered(&self.app, self.begun.is_some());
+                        self.open.busy.answered(&self.app, self.start.is_some());
                     }
                     greeted = true;
                     self.tell_client(message).await?;
-                    if self.begun.is_some() {
+                    if self.start.is_some() {
                         return Ok(());
                     }
                 }
@@ -337,16 +351,38 @@ impl Session {
     }
 
     /// The client's first message: its voices may be on another channel.
-    async fn began(&mut self, message: &Message) -> Result<(), Over> {
+    async fn begin(&mut self, message: &Message) -> Result<(), Over> {
         let Message::Text(text) = message else { return Ok(()) };
-        let pinned = named(&self.app, &self.call, text).await.map_err(Over::Refused)?;
-        if let Some(channel) = pinned {
-            self.needs.pinned = Some(channel);
-            if self.open.busy.channel().id != channel {
-                self.replace(true).await?;
-            }
+        let named = owned::own_message(&self.app, &self.call, text).await.map_err(Over::Refused)?;
+        let Some(owned) = named else { return Ok(()) };
+        self.owned = owned;
+        if !may_stay(&self.app, &self.call, self.open.busy.channel(), &self.owned).await? {
+            self.replace(true).await?;
         }
         Ok(())
+    }
+
+    /// The client's first message, as the channel gets it.
+    async fn send_start(&mut self) -> Result<(), Over> {
+        let Some(start) = self.start.clone() else { return Ok(()) };
+        let here = Arc::clone(self.open.busy.channel());
+        let sent = translated(&self.app, &self.call, &here, &mut self.owned, start).await?;
+        self.tell_channel(sent).await
+    }
+
+    /// A later message of the client's: what it names has to be where the socket is.
+    async fn pass_on(&mut self, mut message: Message) -> Result<(), Over> {
+        if let Message::Text(text) = &message {
+            let named = owned::own_message(&self.app, &self.call, text).await;
+            if let Some(mut owned) = named.map_err(Over::Refused)? {
+                let here = Arc::clone(self.open.busy.channel());
+                if !may_stay(&self.app, &self.call, &here, &owned).await? {
+                    return Err(Over::Refused(Owned::name_refused(&self.call)));
+                }
+                message = translated(&self.app, &self.call, &here, &mut owned, message).await?;
+            }
+        }
+        self.tell_channel(message).await
     }
 
     /// Goes to another channel, if one is left; `false`: the client hears what this one said.
@@ -357,21 +393,18 @@ impl Session {
             Err(Over::Refused(_)) if own => return Ok(false),
             Err(over) => return Err(over),
         }
-        if let Some(Begun { start }) = &self.begun {
-            let start = start.clone();
-            self.tell_channel(start).await?;
-        }
+        self.send_start().await?;
         Ok(true)
     }
 
     /// A socket on another channel, which has said its greeting if the client has heard one.
     async fn replace(&mut self, greeted: bool) -> Result<(), Over> {
         loop {
-            let opened = open(&self.app, &self.call, &self.needs, &mut self.tried).await;
+            let opened = open(&self.app, &self.call, &self.owned, &mut self.tried).await;
             let open = match opened {
                 Opened::Socket(open) => open,
                 Opened::Nothing(error) => return Err(Over::Refused(error)),
-                Opened::Answer(..) => return Err(Over::Refused(self.tried.refusal(&[]))),
+                Opened::Answer(..) => return Err(Over::Refused(self.tried.refusal(&[]).into())),
             };
             self.open = *open;
             if !greeted {
@@ -395,7 +428,7 @@ impl Session {
     async fn pass(&mut self) -> Over {
         loop {
             let passed = match self.next().await {
-                Ok(From::Client(message)) => self.tell_channel(message).await,
+                Ok(From::Client(message)) => self.pass_on(message).await,
                 Ok(From::Channel(message)) => self.tell_client(message).await,
                 Err(over) => return over,
             };
@@ -434,12 +467,26 @@ impl Session {
 
     async fn tell_client(&mut self, message: Message) -> Result<(), Over> {
         self.bytes += message.len() as u64;
-        if let (Message::Text(text), Some(settle)) = (&message, &mut self.settle) {
-            settle.heard(text);
+        if let Message::Text(text) = &message {
+            self.hear(text);
         }
         let idle = self.app.config.relay.answer_idle.0;
         let sent = timeout(idle, self.client.send(message)).await;
         sent.map_err(|_late| Over::Idle)?.map_err(|_gone| Over::Ended)
+    }
+
+    /// What a message of the channel's counts, and whether it refuses something.
+    fn hear(&mut self, text: &str) {
+        let mut scan = Scan::new(self.call.rules.reply);
+        let Ok(finds) = scan.push(text.as_bytes()).and_then(|()| scan.finish()) else { return };
+        let mut count = UnitsCount::default();
+        for found in finds {
+            if found.kind == Kind::StatusCode {
+                self.code = found.text.parse().unwrap_or(-1);
+            }
+            count.note(&found);
+        }
+        self.units = self.units.saturating_add(count.total());
     }
 
     async fn tell_channel(&mut self, message: Message) -> Result<(), Over> {
@@ -455,14 +502,43 @@ enum From {
     Channel(Message),
 }
 
-// ---- The seam for ids. ----
+/// Whether what a message names is on `here`.
+async fn may_stay(
+    app: &Arc<App>,
+    call: &Call,
+    here: &Channel,
+    owned: &Owned,
+) -> Result<bool, Over> {
+    let all = app.relay.channels.all(app).await;
+    let all = all.map_err(|error| Over::Refused(store_failed(&error).into()))?;
+    let needs = owned.route(app, call, &all).map_err(Over::Refused)?;
+    let pinned = needs.pinned.is_none_or(|there| there.contains(&here.id));
+    Ok(pinned && !needs.avoid.contains(&here.id))
+}
 
-/// The channel of the voices that a client's first message names, which are the account's own if they are anybody's.
-#[expect(clippy::unused_async, reason = "the seam for ids")]
-async fn named(
-    _app: &Arc<App>,
-    _call: &Call,
-    _text: &str,
-) -> Result<Option<filegate_types::ChannelId>, ApiError> {
-    Ok(None)
+/// `message` with the ids of `here` in the places of ours.
+async fn translated(
+    app: &Arc<App>,
+    call: &Call,
+    here: &Channel,
+    owned: &mut Owned,
+    message: Message,
+) -> Result<Message, Over> {
+    let Message::Text(text) = &message else { return Ok(message) };
+    let facts = here.facts();
+    let Some(access) = facts.access.as_ref() else { return Err(Over::Ended) };
+    let sent = match owned.there(app, call, here, access).await {
+        Ok(sent) => sent,
+        Err(There::Call(refusal)) => return Err(Over::Refused(refusal)),
+        Err(There::Taken) => return Err(Over::Refused(Owned::name_refused(call))),
+        Err(There::Channel(_)) => {
+            let error = ApiError::plain(ErrorCode::Internal).retry_after(5);
+            return Err(Over::Refused(error.into()));
+        }
+    };
+    if sent.edits.is_empty() {
+        return Ok(message);
+    }
+    let text = Splice::new(sent.edits).whole(text.as_bytes());
+    Ok(String::from_utf8(text).map_or(message, Message::text))
 }

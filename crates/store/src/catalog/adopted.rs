@@ -3,7 +3,8 @@
 
 use filegate_types::units::Bytes;
 use filegate_types::{
-    AccountId, Call, ChannelId, FileId, FileRecord, KeyId, PurposeName, UnixMillis,
+    AccountId, AccountSettings, Call, ChannelId, FileId, FileRecord, KeyId, PurposeName,
+    TenantLimits, UnixMillis,
 };
 
 use super::books;
@@ -13,7 +14,7 @@ use super::sql::{self, Connection, OptionalExtension as _, Row, Value};
 use super::tasks::adopt;
 use super::uploads::{self, NewFile, Quota};
 use super::usage::{self, Usage};
-use super::{Catalog, corrupt_column, freeing, jobs, places, relaxed, synced};
+use super::{Catalog, corrupt_column, freeing, jobs, json_or_default, places, relaxed, synced};
 use crate::error::StoreError;
 
 /// A file that is upstream only.
@@ -68,6 +69,17 @@ pub struct NewAdopted {
     pub id_bits: [u16; 8],
 }
 
+/// How an account's files are kept, whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountTerms {
+    /// Its name.
+    pub name: String,
+    /// What it may use, as far as it says.
+    pub limits: TenantLimits,
+    /// How its files are kept.
+    pub settings: AccountSettings,
+}
+
 /// How the bytes of an adopted file were taken over.
 #[derive(Debug, Clone, PartialEq)]
 pub enum KeepOutcome {
@@ -98,6 +110,28 @@ impl Catalog {
                     Ok(inserted)
                 };
                 adopt(now, new.id_bits, new.account, || known(c, &new), fresh)
+            })
+            .await
+    }
+
+    /// The limits and settings of an account.
+    pub async fn account_terms(
+        &self,
+        account: AccountId,
+    ) -> Result<Option<AccountTerms>, StoreError> {
+        self.engine
+            .read("reading an account", move |c| {
+                c.prepare_cached(
+                    "SELECT name, limits, settings FROM accounts WHERE account_id = ?1",
+                )?
+                .query_row([account.0], |row| {
+                    Ok(AccountTerms {
+                        name: row.get(0)?,
+                        limits: json_or_default(row, 1)?,
+                        settings: json_or_default(row, 2)?,
+                    })
+                })
+                .optional()
             })
             .await
     }

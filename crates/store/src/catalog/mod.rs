@@ -10,6 +10,7 @@
 pub mod admin;
 mod adopted;
 mod books;
+mod callbacks;
 mod channels;
 mod engine;
 mod files;
@@ -33,8 +34,9 @@ use std::time::Duration;
 use filegate_types::{AccountId, BlobKey, FileRecord, KeyId, PurposeName, UnixMillis};
 use serde::de::DeserializeOwned;
 
-pub use adopted::{AdoptedFile, KeepOutcome, NewAdopted};
+pub use adopted::{AccountTerms, AdoptedFile, KeepOutcome, NewAdopted};
 pub use books::{BookFault, CallPrices, Short};
+pub use callbacks::{Callback, Delivery};
 pub use channels::{ChannelRow, CostRow, DrainProgress};
 pub(crate) use files::drop_lost;
 pub use files::{DeleteCause, DeleteOutcome};

@@ -1,0 +1,228 @@
+//! Files that were born upstream: listed, read through, linked to, deleted, and kept when the account says so.
+
+use filegate_testkit::http::{Reply, Request};
+use filegate_testkit::server::{TestServer, eventually};
+use serde_json::{Value, json};
+
+use crate::channels::{Upstream, add, relaying};
+use crate::kit::{books_balance, refused};
+
+const KEY: &str = "sk-api-upstream-of-the-test";
+/// Ids as the gateway mints them.
+const VIDEO: i64 = 462_000_000_000_001;
+const SPEECH: i64 = VIDEO + 1;
+const LOST: i64 = VIDEO + 2;
+
+/// Upstream with a clock of the test's own, and a gateway before it.
+struct Both {
+    upstream: Upstream,
+    server: TestServer,
+}
+
+impl Both {
+    fn start() -> Self {
+        let upstream = Upstream::start(&["--key", KEY, "--clock", "standing"]);
+        let server = relaying(&[&upstream]).env("FILEGATE_JOBS__INTERVAL", "200ms").start();
+        add(&server, "one", &upstream.url, KEY);
+        Self { upstream, server }
+    }
+
+    fn upstream(&self, method: &str, target: &str, body: Option<&Value>) -> Reply {
+        let address = self.upstream.url.strip_prefix("http://").unwrap();
+        let request = Request::new(address, method, target).bearer(KEY);
+        match body {
+            Some(body) => {
+                request.header("Content-Type", "application/json").body(body.to_string()).send()
+            }
+            None => request.send(),
+        }
+    }
+
+    /// A video and a speech that upstream has made, with their ids there.
+    fn born(&self) -> (String, String) {
+        let call = |path, body| self.upstream("POST", path, Some(&body)).json();
+        let video =
+            call("/v1/video_generation", json!({"model": "MiniMax-Hailuo-02", "prompt": "a cat"}));
+        let speech = call(
+            "/v1/t2a_async_v2",
+            json!({"model": "speech-02-hd", "text": "Hello there", "voice_setting": {"voice_id": "female-shaonv"}}),
+        );
+        call("/emulate/clock", json!({"advance": "60s"}));
+        let query =
+            format!("/v1/query/video_generation?task_id={}", video["task_id"].as_str().unwrap());
+        let video = self.upstream("GET", &query, None).json();
+        (video["file_id"].as_str().unwrap().to_owned(), speech["file_id"].to_string())
+    }
+
+    fn adopt(&self, id: i64, purpose: &str, filename: &str, upstream_id: &str) {
+        self.server.sql(&format!(
+            "INSERT INTO adopted (file_id, account_id, key_id, purpose, filename, channel_id,
+                                  upstream_id, created_at)
+             VALUES ({id}, 1, 1, '{purpose}', '{filename}', 1, '{upstream_id}', 1700000000000)"
+        ));
+    }
+
+    fn content_upstream(&self, id: &str) -> Vec<u8> {
+        let reply = self.upstream("GET", &format!("/v1/files/retrieve_content?file_id={id}"), None);
+        assert_eq!(reply.header("content-type"), Some("application/octet-stream"));
+        reply.body
+    }
+}
+
+fn ids(listed: &Value) -> Vec<i64> {
+    listed["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| file["file_id"].as_i64().unwrap())
+        .collect()
+}
+
+fn files(call: &str) -> String {
+    format!("/minimax/v1/files/{call}")
+}
+
+#[test]
+fn what_was_born_upstream_is_listed_retrieved_and_read_under_ids_of_ours() {
+    let both = Both::start();
+    let (video, speech) = both.born();
+    both.adopt(VIDEO, "video_generation", "output.mp4", &video);
+    both.adopt(SPEECH, "t2a_async", "speech.tar", &speech);
+    let server = &both.server;
+    let uploaded = server.upload("retrieval", "a.txt", b"hello").file_id();
+    let get = |call: &str| server.get(&files(call));
+
+    // Newest first, and in pages.
+    let mut newest = [VIDEO, SPEECH, uploaded];
+    newest.sort_unstable_by(|one, other| other.cmp(one));
+    assert_eq!(ids(&get("list").json()), newest);
+    let page = get("list?limit=1").json();
+    assert_eq!((ids(&page), &page["has_more"]), (newest[..1].to_vec(), &json!(true)));
+    let page = get(&format!("list?limit=2&after={}", newest[0])).json();
+    assert_eq!((ids(&page), &page["has_more"]), (newest[1..].to_vec(), &json!(false)));
+    assert_eq!(ids(&get("list?purpose=t2a_async_input").json()), [SPEECH]);
+    assert_eq!(ids(&get("list?purpose=video_generation").json()), [VIDEO]);
+
+    // A link of ours, and nothing of upstream's.
+    let retrieved = get(&format!("retrieve?file_id={VIDEO}"));
+    let file = &retrieved.json()["file"];
+    assert_eq!((&file["file_id"], &file["bytes"]), (&json!(VIDEO), &json!(0)));
+    assert_eq!(file["purpose"], "video_generation");
+    let text = retrieved.text();
+    for word in ["backup_download_url", &video, &both.upstream.url] {
+        assert!(!text.contains(word), "{word} in {text}");
+    }
+    let url = file["download_url"].as_str().unwrap();
+    let path = &url[url.find("/d/").unwrap()..];
+    let bytes = server.get(path);
+    assert_eq!(
+        (bytes.status, bytes.header("content-type")),
+        (200, Some("video/mp4")),
+        "{}",
+        bytes.text()
+    );
+    assert_eq!(&bytes.body[4..8], b"ftyp");
+    assert_eq!(bytes.header("x-content-type-options"), Some("nosniff"));
+    assert!(bytes.header("content-disposition").unwrap().starts_with("attachment;"));
+    let forged = server.get(&path.replace(&VIDEO.to_string(), &SPEECH.to_string()));
+    assert_eq!(forged.status, 403);
+
+    // The content: of speech its bytes, of videos upstream's own refusal.
+    let speech_bytes = get(&format!("retrieve_content?file_id={SPEECH}"));
+    assert_eq!(speech_bytes.body, both.content_upstream(&speech));
+    assert_eq!(speech_bytes.header("content-length"), Some(&*speech_bytes.body.len().to_string()));
+    let head = server.request("HEAD", &files(&format!("retrieve_content?file_id={SPEECH}"))).send();
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    let said = refused(&get(&format!("retrieve_content?file_id={VIDEO}")), 2013);
+    assert_eq!(said, "invalid params, invalid file purpose");
+
+    // Nobody else's.
+    let other = server.make_key("other", "other");
+    for call in ["retrieve", "retrieve_content"] {
+        let target = files(&format!("{call}?file_id={SPEECH}"));
+        let theirs = Request::new(&server.address, "GET", &target).bearer(&other).send();
+        assert_eq!(refused(&theirs, 2013), "invalid params, file not found");
+    }
+}
+
+#[test]
+fn a_delete_takes_it_from_upstream_and_what_is_gone_there_is_gone_here() {
+    let both = Both::start();
+    let (video, speech) = both.born();
+    both.adopt(VIDEO, "video_generation", "output.mp4", &video);
+    both.adopt(SPEECH, "t2a_async", "speech.tar", &speech);
+    both.adopt(LOST, "t2a_async", "speech.tar", "99");
+    let server = &both.server;
+    let get = |call: &str| server.get(&files(call));
+
+    for call in ["retrieve", "retrieve_content"] {
+        let lost = get(&format!("{call}?file_id={LOST}"));
+        assert_eq!(refused(&lost, 2013), "invalid params, file not found");
+    }
+    assert_eq!(ids(&get("list").json()), [SPEECH, VIDEO]);
+
+    // While upstream limits us, the answer is ours, and nothing is forgotten.
+    let fault = json!({"kind": "rate_limited", "path": "/v1/files/retrieve", "count": 1});
+    both.upstream("POST", "/emulate/faults", Some(&fault));
+    refused(&get(&format!("retrieve?file_id={VIDEO}")), 1002);
+    assert_eq!(get(&format!("retrieve?file_id={VIDEO}")).code(), 0);
+
+    assert_eq!(server.delete(SPEECH).code(), 0);
+    assert_eq!(
+        refused(&get(&format!("retrieve?file_id={SPEECH}")), 2013),
+        "invalid params, file not found"
+    );
+    assert_eq!(server.delete(SPEECH).code(), 2013);
+    let there =
+        || both.upstream("GET", &format!("/v1/files/retrieve?file_id={speech}"), None).code();
+    eventually("it is deleted upstream", || (there() == 2013).then_some(()));
+    eventually("no job is left", || {
+        (server.value::<i64>("SELECT count(*) FROM jobs") == 0).then_some(())
+    });
+
+    let removed = server.admin("POST", "/channels/one/remove").body("{}").send();
+    assert!(removed.status < 300, "{}", removed.text());
+    let said = refused(&get(&format!("retrieve?file_id={VIDEO}")), 2013);
+    assert_eq!(said, "invalid params, file not found: the upstream account it was on is gone");
+    books_balance(server);
+}
+
+#[test]
+fn outputs_are_kept_when_they_are_to_be_and_outlive_upstream() {
+    let both = Both::start();
+    let (video, speech) = both.born();
+    both.adopt(VIDEO, "video_generation", "output.mp4", &video);
+    both.adopt(SPEECH, "t2a_async", "speech.tar", &speech);
+    let server = &both.server;
+    let expected = both.content_upstream(&speech);
+    // The first try breaks off in the middle; a part of a file is no file.
+    let fault = json!({"kind": "truncated", "path": "/v1/files/retrieve_content", "count": 1});
+    both.upstream("POST", "/emulate/faults", Some(&fault));
+    let fault = json!({"kind": "reset_answer", "path": "/emulate/oss/*", "count": 1});
+    both.upstream("POST", "/emulate/faults", Some(&fault));
+    for id in [VIDEO, SPEECH] {
+        server.sql(&format!(
+            "INSERT INTO jobs (kind, target, run_at) VALUES ('keep_adopted', '1/{id}', 0)"
+        ));
+    }
+    eventually("both are kept", || {
+        (server.value::<i64>("SELECT count(*) FROM adopted") == 0).then_some(())
+    });
+    eventually("no job is left", || {
+        (server.value::<i64>("SELECT count(*) FROM jobs") == 0).then_some(())
+    });
+    // A day later upstream has neither.
+    both.upstream("POST", "/emulate/clock", Some(&json!({"advance": "24h"})));
+    let kept = server.get(&files(&format!("retrieve_content?file_id={SPEECH}")));
+    assert!(kept.body == expected, "{} bytes of {}", kept.body.len(), expected.len());
+    let kept = server.get(&files(&format!("retrieve_content?file_id={VIDEO}")));
+    assert_eq!(&kept.body[4..8], b"ftyp");
+    assert_eq!(ids(&server.get(&files("list")).json()), [SPEECH, VIDEO]);
+    let file = server.get(&files(&format!("retrieve?file_id={SPEECH}"))).json();
+    assert_eq!(
+        (&file["file"]["bytes"], &file["file"]["created_at"]),
+        (&json!(expected.len()), &json!(1_700_000_000))
+    );
+    assert_eq!(server.value::<i64>("SELECT count(*) FROM replicas WHERE state = 'ready'"), 2);
+    books_balance(server);
+}
