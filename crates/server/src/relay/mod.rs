@@ -35,6 +35,7 @@
 //! | [`translate`], [`events`] | what an answer names |
 //! | [`settle`], [`money`] | what a call costs, and whether it was made before |
 //! | [`refuse`] | how a call is refused |
+//! | [`callback`] | where clients are told of tasks |
 //! | [`adopt`] | files that were born upstream |
 //! | [`lists`] | lists that show what is everybody's |
 //! | [`jobs`] | work that waits for channels |
@@ -43,6 +44,7 @@ pub(crate) mod adopt;
 mod attempt;
 mod body;
 mod budget;
+pub(crate) mod callback;
 pub(crate) mod calls;
 pub(crate) mod channels;
 pub(crate) mod events;
@@ -116,6 +118,8 @@ pub(crate) struct Relay {
     budget: Budget,
     /// Opens what upstream says files are at.
     pub(crate) downloads: adopt::Downloads,
+    /// Tells clients of tasks.
+    pub(crate) callbacks: callback::Callbacks,
     /// Wakes the runner of jobs that wait for channels.
     pub(crate) jobs_due: tokio::sync::Notify,
 }
@@ -132,6 +136,7 @@ impl Relay {
             places: Arc::new(Semaphore::new(config.relay.calls_max)),
             budget: Budget::default(),
             downloads: adopt::Downloads::default(),
+            callbacks: callback::Callbacks::default(),
             jobs_due: tokio::sync::Notify::new(),
         })
     }
