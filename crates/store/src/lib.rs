@@ -22,7 +22,7 @@ pub use catalog::{
     AccountTerms, AdoptedFile, BookFault, Caller, Catalog, ChannelRow, Claim, CommitOutcome,
     CostRow, DeleteCause, DeleteOutcome, DrainProgress, FirstAnswer, Held, Job, JobKind,
     KeepOutcome, KeptAnswer, KeyDraft, KeyRow, NewAdopted, NewFile, NewHold, NewTask, NewUpload,
-    PostgresFacts, PostgresOptions, Quota, RelayPrices, Relayed, RelayedUsage, Replica,
+    OnChannel, PostgresFacts, PostgresOptions, Quota, RelayPrices, Relayed, RelayedUsage, Replica,
     ReplicaState, Short, TaskRow, Uploaded, Usage, VoiceRow, VoiceState,
 };
 pub use datadir::{DataDir, Keeps, Reserve};

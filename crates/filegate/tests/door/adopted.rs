@@ -22,8 +22,16 @@ struct Both {
 
 impl Both {
     fn start() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(environment: &[(&str, &str)]) -> Self {
         let upstream = Upstream::start(&["--key", KEY, "--clock", "standing"]);
-        let server = relaying(&[&upstream]).env("FILEGATE_JOBS__INTERVAL", "200ms").start();
+        let mut setup = relaying(&[&upstream]).env("FILEGATE_JOBS__INTERVAL", "200ms");
+        for (name, value) in environment {
+            setup = setup.env(name, value);
+        }
+        let server = setup.start();
         add(&server, "one", &upstream.url, KEY);
         Self { upstream, server }
     }
@@ -287,5 +295,45 @@ fn a_drain_copies_what_is_there_and_explain_says_where_everything_is() {
     let told = explain(file);
     assert_eq!(told["readable"], false);
     assert!(!told.to_string().contains(&upstream_id));
+    books_balance(server);
+}
+
+#[test]
+fn with_on_upload_upstream_says_at_once_what_it_will_not_have() {
+    let both = Both::with(&[
+        ("FILEGATE_RELAY__REPLICATE", "on_upload"),
+        ("FILEGATE_RELAY__COOL_DOWN", "1s"),
+    ]);
+    let server = &both.server;
+    let price = json!({"call": "files.upload", "unit": "call", "amount": "1"});
+    post(server, "/prices", &price);
+    post(server, "/accounts/default/top-up", &json!({"amount": "10"}));
+    let balance = || server.value::<i64>("SELECT balance FROM accounts WHERE account_id = 1");
+    let held = || server.value::<i64>("SELECT held FROM accounts WHERE account_id = 1");
+    let copies = || server.value::<i64>("SELECT count(*) FROM replicas WHERE state = 'ready'");
+    let there =
+        || ids(&both.upstream("GET", "/v1/files/list?purpose=retrieval", None).json()).len();
+
+    assert_eq!(server.upload("retrieval", "a.txt", b"hello").code(), 0);
+    assert_eq!((copies(), there(), balance()), (1, 1, 9_000_000));
+
+    // Its own code and words, and nothing is stored or charged.
+    let fault = json!({"kind": "code", "path": "/v1/files/upload", "count": 1, "code": 2099,
+                       "message": "invalid params, upstream will not have this"});
+    both.upstream("POST", "/emulate/faults", Some(&fault));
+    let reply = server.upload("retrieval", "b.txt", b"not this");
+    assert_eq!(refused(&reply, 2099), "invalid params, upstream will not have this");
+    assert_eq!(reply.json()["file"], Value::Null);
+    eventually("nothing is held", || (held() == 0).then_some(()));
+    assert_eq!((copies(), there(), balance()), (1, 1, 9_000_000));
+    assert_eq!(ids(&server.get(&files("list")).json()).len(), 1);
+
+    // What is of the channel and not of the file: stored, and copied later.
+    let fault = json!({"kind": "rate_limited", "path": "/v1/files/upload", "count": 1});
+    both.upstream("POST", "/emulate/faults", Some(&fault));
+    assert_eq!(server.upload("retrieval", "c.txt", b"this one").code(), 0);
+    assert_eq!(balance(), 8_000_000);
+    eventually("it is copied later", || (copies() == 2).then_some(()));
+    assert_eq!(there(), 2);
     books_balance(server);
 }

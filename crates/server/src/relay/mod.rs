@@ -55,6 +55,7 @@ pub mod json;
 pub(crate) mod lists;
 pub(crate) mod money;
 pub(crate) mod named;
+pub(crate) mod on_upload;
 pub(crate) mod owned;
 mod probe;
 pub(crate) mod refuse;
