@@ -538,7 +538,7 @@ async fn answer(
         Some(fault) => busy.failed(app, fault),
         None => busy.answered(app, !matches!(call.method, Method::GET | Method::HEAD)),
     }
-    let (channel, media) = (busy.channel().id, Media::of(&opening.parts));
+    let (channel, media) = (busy.channel().id, Media::of(&opening.parts, &call.method));
     if media == Media::Encoded && !call.rules.reply.is_empty() {
         return call.refused(&unreadable().into());
     }
@@ -722,6 +722,11 @@ impl Answering {
             self.code = code;
         }
         self.units = units;
+    }
+
+    /// Whether money is held for the call.
+    pub(crate) fn is_paid(&self) -> bool {
+        self.settle.as_ref().is_some_and(|(settle, ..)| settle.is_paid())
     }
 
     /// Settles now, and not when this is dropped.
