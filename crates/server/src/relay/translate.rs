@@ -188,11 +188,11 @@ impl Translation {
     /// The answer is over: what it says of voices is written down, and the last of it put behind `out`.
     pub(crate) async fn finish(&mut self, out: &mut Vec<Bytes>) -> Result<(), StoreError> {
         self.rewriter.finish(out);
-        let Some(voice_use) = self.call.rules.voice else { return Ok(()) };
         if !self.well || self.code != 0 {
-            self.owned.not_made(&self.app, &self.call).await;
+            self.owned.not_done(&self.app, &self.call).await;
             return Ok(());
         }
+        let Some(voice_use) = self.call.rules.voice else { return Ok(()) };
         let Some(voice) = self.owned.needs.voice.clone() else { return Ok(()) };
         match voice_use {
             Voice::Makes => self.made(voice).await,
