@@ -154,14 +154,16 @@ impl World {
     }
 }
 
-/// What an answer says. A load balancer's 502 to a call that may have been carried out is passed on as it came.
+/// What an answer says. A load balancer's 502 to a call that may have been carried out is passed on as it came, and so
+/// is half an answer.
 fn code(reply: &Reply) -> i64 {
-    if reply.status == 502 { 1000 } else { reply.code() }
+    let said: Option<Value> = serde_json::from_slice(&reply.body).ok();
+    said.map_or(1000, |said| said["base_resp"]["status_code"].as_i64().unwrap())
 }
 
 /// What a client is told of an id that is not its own, whether it exists or not.
 fn unknown() -> (i64, String) {
-    (2013, "invalid params, file_id not exist".to_owned())
+    (2013, "invalid params, text_file_id not exist".to_owned())
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {
