@@ -5,6 +5,7 @@
 
 mod emulated;
 mod failover;
+mod flows;
 mod health;
 mod kit;
 mod passing;
