@@ -85,10 +85,12 @@ pub(crate) async fn own(
         let own: BTreeSet<_> = own.map(|channel| channel.id).collect();
         needs = ids::resolve(app, &call.principal, voice_use, &named.asked, &own).await?;
     }
-    let callback = finds.into_iter().find(|found| found.kind == Kind::CallbackUrl);
+    let mut callbacks = finds.into_iter().filter(|found| found.kind == Kind::CallbackUrl);
+    let callback = callbacks.next();
     if let Some(url) = &callback {
-        if !url.exact {
-            return Err(ApiError::invalid("callback_url is not an address").into());
+        // Which of two upstream would call nobody knows.
+        if !url.exact || callbacks.next().is_some() {
+            return Err(ApiError::invalid("callback_url is not one address").into());
         }
         callback::check(&app.config, &url.text)?;
     }
@@ -205,7 +207,9 @@ impl Owned {
             let begun = begun.map_err(|error| There::Call(error.into()))?;
             sent.edits.extend(url.edit(&begun.url));
             sent.edits.sort_by_key(|edit| edit.range.start);
-            self.called_back = Some(begun.callback_id);
+            if let Some(before) = self.called_back.replace(begun.callback_id) {
+                callback::refused(app, principal.account_id, before).await;
+            }
         }
         Ok(sent)
     }
