@@ -6,6 +6,7 @@
 mod chaos;
 mod emulated;
 mod failover;
+mod flows;
 mod health;
 mod kit;
 mod passing;

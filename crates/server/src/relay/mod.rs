@@ -37,7 +37,7 @@
 //! | [`refuse`] | how a call is refused |
 //! | [`callback`] | where clients are told of tasks |
 //! | [`adopt`] | files that were born upstream |
-//! | [`lists`] | lists that show what is everybody's |
+//! | [`lists`], [`listing`] | lists cut down to what is the caller's |
 //! | [`jobs`] | work that waits for channels |
 
 pub(crate) mod adopt;
@@ -48,14 +48,17 @@ pub(crate) mod callback;
 pub(crate) mod calls;
 pub(crate) mod channels;
 pub(crate) mod events;
+pub(crate) mod explain;
 mod headers;
 mod http;
 pub(crate) mod ids;
 pub(crate) mod jobs;
 pub mod json;
+mod listing;
 pub(crate) mod lists;
 pub(crate) mod money;
 pub(crate) mod named;
+pub(crate) mod on_upload;
 pub(crate) mod owned;
 mod probe;
 pub(crate) mod refuse;
@@ -76,7 +79,10 @@ use ::http::{HeaderMap, HeaderValue, Method};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use filegate_types::{ApiError, Call as Priced, ChannelId, ErrorCode, Principal, UnixMillis};
+use filegate_types::{
+    AccountId, AccountSettings, ApiError, Call as Priced, ChannelId, ErrorCode, Principal,
+    UnixMillis,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -316,18 +322,22 @@ async fn run(app: Arc<App>, call: Arc<Call>, mut body: RequestBody) -> Response 
             }
         };
         match outcome {
-            Attempted::Sent(Outcome::Answered(opening)) => {
+            Attempted::Sent(Outcome::Answered(mut opening)) => {
+                let cut = listing::cut(&app, &call, &mut owned, &busy, &mut opening, &mut body);
+                if let Err(error) = cut.await {
+                    return call.refused(&error.into());
+                }
                 return answer(&app, &call, owned, busy, opening, settle).await;
             }
             Attempted::Sent(Outcome::Client(error)) => {
-                owned.not_made(&app, &call).await;
+                owned.not_done(&app, &call).await;
                 return call.refused(&error.into());
             }
             Attempted::Sent(Outcome::Failed(Failure { fault, perhaps_done, words })) => {
                 busy.failed(&app, fault);
                 tried.fault(&app, busy.channel(), fault, perhaps_done);
                 if !perhaps_done {
-                    owned.not_made(&app, &call).await;
+                    owned.not_done(&app, &call).await;
                 }
                 if facts.row.account_id.is_some()
                     && let Some(words) = words
@@ -499,7 +509,18 @@ pub(crate) fn candidates(
     now: UnixMillis,
     tried: impl Fn(ChannelId) -> bool,
 ) -> Vec<Candidate> {
-    let account = Some(principal.account_id);
+    candidates_of(all, principal.account_id, &principal.settings, now, tried)
+}
+
+/// The same, for an account of which nobody is calling.
+pub(crate) fn candidates_of(
+    all: &BTreeMap<ChannelId, Arc<Channel>>,
+    account: AccountId,
+    settings: &AccountSettings,
+    now: UnixMillis,
+    tried: impl Fn(ChannelId) -> bool,
+) -> Vec<Candidate> {
+    let account = Some(account);
     let removed = filegate_types::ChannelState::Removed;
     let has_own = all.values().any(|channel| {
         let row = &channel.facts().row;
@@ -508,7 +529,7 @@ pub(crate) fn candidates(
     let each = all.values().map(|channel| {
         let facts = channel.facts();
         let row = &facts.row;
-        let allowed = match &principal.settings.channels {
+        let allowed = match &settings.channels {
             Some(names) => names.contains(&row.name),
             None if has_own => row.account_id == account,
             None => row.account_id.is_none(),
@@ -543,7 +564,7 @@ async fn answer(
         Some(fault) => busy.failed(app, fault),
         None => busy.answered(app, !matches!(call.method, Method::GET | Method::HEAD)),
     }
-    let (channel, media) = (busy.channel().id, Media::of(&opening.parts));
+    let (channel, media) = (busy.channel().id, Media::of(&opening.parts, &call.method));
     if media == Media::Encoded && !call.rules.reply.is_empty() {
         return call.refused(&unreadable().into());
     }
@@ -574,7 +595,9 @@ async fn answer(
             head.insert(CONTENT_LENGTH, HeaderValue::from(answer.len()));
             ending.told(translation.told());
             ending.passed(answer.len());
-            ending.ended(None);
+            if !translation.is_half() {
+                ending.ended(None);
+            }
             ending.answer = Some(answer.clone());
             // Before it is sent: who has it finds it settled, and the same again finds it.
             ending.settle().await;
@@ -727,6 +750,11 @@ impl Answering {
             self.code = code;
         }
         self.units = units;
+    }
+
+    /// Whether money is held for the call.
+    pub(crate) fn is_paid(&self) -> bool {
+        self.settle.as_ref().is_some_and(|(settle, ..)| settle.is_paid())
     }
 
     /// Settles now, and not when this is dropped.

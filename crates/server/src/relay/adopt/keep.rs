@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use filegate_store::{BlobSum, KeepOutcome, NewFile, NewUpload, StoreError, TempBlob};
+use filegate_store::{BlobSum, KeepOutcome, NewFile, NewUpload, OnChannel, StoreError, TempBlob};
 use filegate_types::units::Bytes;
 use filegate_types::{AccountId, BlobKey, FileId, FileState, KeyId, UnixMillis};
 use futures_util::StreamExt as _;
@@ -94,6 +94,7 @@ pub(crate) async fn keep(
         verdict: None,
         limits: terms.limits.or(&app.config.limits.account),
         first_answer: None,
+        upstream: OnChannel::Nowhere,
         id_bits: id_bits(),
     };
     match app.catalog.keep_adopted(account, file_id, new, now).await? {
