@@ -142,10 +142,17 @@ CREATE TABLE relayed (
 CREATE TABLE callbacks (
     callback_id TEXT COLLATE "C" PRIMARY KEY,
     account_id BIGINT NOT NULL REFERENCES accounts (account_id),
+    key_id BIGINT NOT NULL,
     channel_id BIGINT NOT NULL REFERENCES channels (channel_id),
+    -- The path of the call that asked for it.
+    path TEXT COLLATE "C" NOT NULL,
     url TEXT COLLATE "C" NOT NULL,
+    -- Whether the bytes of files that it tells of are kept here.
+    keep BIGINT NOT NULL CHECK (keep IN (0, 1)),
     created_at BIGINT NOT NULL
 );
+
+CREATE INDEX callbacks_by_age ON callbacks (created_at);
 
 -- What upstream has said to one of them and the client has not yet taken.
 CREATE TABLE deliveries (
@@ -154,3 +161,5 @@ CREATE TABLE deliveries (
     body BYTEA NOT NULL,
     created_at BIGINT NOT NULL
 );
+
+CREATE INDEX deliveries_by_callback ON deliveries (callback_id, delivery_id);

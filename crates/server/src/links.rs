@@ -1,5 +1,6 @@
 //! Signed download links: `/d/{file_id}?a=ACCOUNT&e=EXPIRY&s=SIGNATURE`, and to the bytes of an upload
-//! that is being decided, for the moderation webhook: `/d/pending/{blob_key}?e=EXPIRY&s=SIGNATURE`.
+//! that is being decided, for the moderation webhook: `/d/pending/{blob_key}?e=EXPIRY&s=SIGNATURE`. Names of callbacks
+//! (`relay/callback.rs`) are signed under the same secret.
 //!
 //! The signature is HMAC-SHA-256 over method, id, account and expiry, all or nothing, under a secret
 //! that the first start draws. Whoever has the link has the file until it ends.
@@ -99,6 +100,26 @@ impl Links {
         if now.seconds() >= expiry { Err(LinkError::Expired) } else { Ok(()) }
     }
 
+    /// What upstream calls back a callback of ours by: its id and a signature.
+    pub(crate) fn callback_token(&self, callback_id: &str) -> String {
+        let mac = self.callback_mac(callback_id).finalize().into_bytes();
+        format!("{callback_id}.{}", URL_SAFE_NO_PAD.encode(mac))
+    }
+
+    /// The id in `token`, if we have made it.
+    pub(crate) fn check_callback(&self, token: &str) -> Option<String> {
+        let (callback_id, signature) = token.split_once('.')?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        self.callback_mac(callback_id).verify_slice(&signature).ok()?;
+        Some(callback_id.to_owned())
+    }
+
+    fn callback_mac(&self, callback_id: &str) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret).expect("HMAC takes any key");
+        mac.update(format!("CALLBACK\n{callback_id}").as_bytes());
+        mac
+    }
+
     /// Begins with another word than links to files do: neither signature opens the other's.
     fn pending_mac(&self, key: &BlobKey, expiry: i64) -> Hmac<Sha256> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret).expect("HMAC takes any key");
@@ -186,6 +207,21 @@ mod tests {
             assert_eq!(links.check_pending(&key, &forged, NOW), Err(LinkError::Forged));
         }
         assert_eq!(links.check_pending(&key, "", NOW), Err(LinkError::Forged));
+    }
+
+    #[test]
+    fn a_callback_is_named_by_what_we_signed_alone() {
+        let links = Links::new(&[7; 32]).unwrap();
+        let token = links.callback_token("0abc");
+        assert_eq!(links.check_callback(&token).as_deref(), Some("0abc"));
+        let other = Links::new(&[8; 32]).unwrap();
+        assert_eq!(other.check_callback(&token), None);
+        let cut = &token[..token.len() - 1];
+        for forged in
+            ["", ".", "0abc", "0abc.", cut, &token.replace("0abc", "0abd"), &format!("{token}.")]
+        {
+            assert_eq!(links.check_callback(forged), None, "{forged}");
+        }
     }
 
     #[test]

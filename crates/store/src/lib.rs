@@ -19,11 +19,11 @@ pub use blobs::{
 };
 pub use catalog::admin;
 pub use catalog::{
-    AccountTerms, AdoptedFile, BookFault, Caller, Catalog, ChannelRow, Claim, CommitOutcome,
-    CostRow, DeleteCause, DeleteOutcome, DrainProgress, FirstAnswer, Held, Job, JobKind,
-    KeepOutcome, KeptAnswer, KeyDraft, KeyRow, NewAdopted, NewFile, NewHold, NewTask, NewUpload,
-    OnChannel, PostgresFacts, PostgresOptions, Quota, RelayPrices, Relayed, RelayedUsage, Replica,
-    ReplicaState, Short, TaskRow, Uploaded, Usage, VoiceRow, VoiceState,
+    AccountTerms, AdoptedFile, BookFault, Callback, Caller, Catalog, ChannelRow, Claim,
+    CommitOutcome, CostRow, DeleteCause, DeleteOutcome, Delivery, DrainProgress, FirstAnswer, Held,
+    Job, JobKind, KeepOutcome, KeptAnswer, KeyDraft, KeyRow, NewAdopted, NewFile, NewHold, NewTask,
+    NewUpload, OnChannel, PostgresFacts, PostgresOptions, Quota, RelayPrices, Relayed,
+    RelayedUsage, Replica, ReplicaState, Short, TaskRow, Uploaded, Usage, VoiceRow, VoiceState,
 };
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};

@@ -95,7 +95,7 @@ fn a_caller_needs_a_key_with_the_scope() {
     let server = setup().start();
     let upstream = Upstream::always(native(0));
     add(&server, "one", &upstream.url(), json!({}));
-    let narrow = server.command(&["key", "create", "--name", "narrow", "--scope", "files.read"]);
+    let narrow = server.command(&["key", "create", "--name", "narrow", "--scopes", "files:read"]);
     let request = filegate_testkit::http::Request::new(&server.address, "POST", "/v1/t2a_v2");
     let reply = request.bearer(&narrow).body("{}").send();
     assert_eq!(reply.code(), 1004);

@@ -43,7 +43,11 @@ const PREFIXES: [&str; 2] = ["/minimax", "/minimaxi"];
 pub(crate) fn public(app: &Arc<App>) -> Router {
     let (files, _) = openapi::files().split_for_parts();
     let (links, _) = openapi::links().split_for_parts();
-    let mut router = Router::new().merge(files.clone()).merge(links).merge(pending::routes());
+    let mut router = Router::new()
+        .merge(files.clone())
+        .merge(links)
+        .merge(pending::routes())
+        .merge(relay::callback::routes());
     for prefix in PREFIXES {
         router = router.nest(prefix, files.clone().merge(collection()));
     }

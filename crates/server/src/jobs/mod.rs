@@ -8,6 +8,7 @@
 //! | counts | writes down calls that were counted in memory | they are taken out of memory first |
 //! | storage | charges accounts for each UTC day | an account is charged once for a day |
 //! | answers | forgets first answers after a day | deleting again deletes nothing |
+//! | callbacks | forgets addresses of clients after seven days | deleting again deletes nothing |
 //! | unfinished | removes the parts of uploads to S3 that a crash left | absent is success |
 //! | scrub | re-reads every blob, see [`scrub`] | it only marks |
 //!
@@ -26,7 +27,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use crate::app::App;
 use crate::pay;
-use crate::relay;
+use crate::relay::{self, callback};
 
 /// Blobs purged at a time.
 const PURGES: usize = 16;
@@ -106,6 +107,7 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
     relay::write_down(app).await?;
     storage::charge(app, now).await?;
     app.catalog.forget_answers(now, BATCH).await?;
+    callback::forget(app, now, BATCH).await?;
     while !app.tasks.is_stopping() {
         let expired = app.catalog.expire_due(now, BATCH).await?;
         if expired < BATCH as usize {

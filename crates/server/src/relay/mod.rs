@@ -35,14 +35,16 @@
 //! | [`translate`], [`events`] | what an answer names |
 //! | [`settle`], [`money`] | what a call costs, and whether it was made before |
 //! | [`refuse`] | how a call is refused |
+//! | [`callback`] | where clients are told of tasks |
 //! | [`adopt`] | files that were born upstream |
-//! | [`lists`] | lists that show what is everybody's |
+//! | [`lists`], [`listing`] | lists cut down to what is the caller's |
 //! | [`jobs`] | work that waits for channels |
 
 pub(crate) mod adopt;
 mod attempt;
 mod body;
 mod budget;
+pub(crate) mod callback;
 pub(crate) mod calls;
 pub(crate) mod channels;
 pub(crate) mod events;
@@ -52,6 +54,7 @@ mod http;
 pub(crate) mod ids;
 pub(crate) mod jobs;
 pub mod json;
+mod listing;
 pub(crate) mod lists;
 pub(crate) mod money;
 pub(crate) mod named;
@@ -121,6 +124,8 @@ pub(crate) struct Relay {
     budget: Budget,
     /// Opens what upstream says files are at.
     pub(crate) downloads: adopt::Downloads,
+    /// Tells clients of tasks.
+    pub(crate) callbacks: callback::Callbacks,
     /// Wakes the runner of jobs that wait for channels.
     pub(crate) jobs_due: tokio::sync::Notify,
 }
@@ -137,6 +142,7 @@ impl Relay {
             places: Arc::new(Semaphore::new(config.relay.calls_max)),
             budget: Budget::default(),
             downloads: adopt::Downloads::default(),
+            callbacks: callback::Callbacks::default(),
             jobs_due: tokio::sync::Notify::new(),
         })
     }
@@ -316,18 +322,22 @@ async fn run(app: Arc<App>, call: Arc<Call>, mut body: RequestBody) -> Response 
             }
         };
         match outcome {
-            Attempted::Sent(Outcome::Answered(opening)) => {
+            Attempted::Sent(Outcome::Answered(mut opening)) => {
+                let cut = listing::cut(&app, &call, &mut owned, &busy, &mut opening, &mut body);
+                if let Err(error) = cut.await {
+                    return call.refused(&error.into());
+                }
                 return answer(&app, &call, owned, busy, opening, settle).await;
             }
             Attempted::Sent(Outcome::Client(error)) => {
-                owned.not_made(&app, &call).await;
+                owned.not_done(&app, &call).await;
                 return call.refused(&error.into());
             }
             Attempted::Sent(Outcome::Failed(Failure { fault, perhaps_done, words })) => {
                 busy.failed(&app, fault);
                 tried.fault(&app, busy.channel(), fault, perhaps_done);
                 if !perhaps_done {
-                    owned.not_made(&app, &call).await;
+                    owned.not_done(&app, &call).await;
                 }
                 if facts.row.account_id.is_some()
                     && let Some(words) = words
@@ -554,7 +564,7 @@ async fn answer(
         Some(fault) => busy.failed(app, fault),
         None => busy.answered(app, !matches!(call.method, Method::GET | Method::HEAD)),
     }
-    let (channel, media) = (busy.channel().id, Media::of(&opening.parts));
+    let (channel, media) = (busy.channel().id, Media::of(&opening.parts, &call.method));
     if media == Media::Encoded && !call.rules.reply.is_empty() {
         return call.refused(&unreadable().into());
     }
@@ -738,6 +748,11 @@ impl Answering {
             self.code = code;
         }
         self.units = units;
+    }
+
+    /// Whether money is held for the call.
+    pub(crate) fn is_paid(&self) -> bool {
+        self.settle.as_ref().is_some_and(|(settle, ..)| settle.is_paid())
     }
 
     /// Settles now, and not when this is dropped.

@@ -150,6 +150,11 @@ impl Hold {
         }
     }
 
+    /// Whether anything is held.
+    pub(crate) fn is_held(&self) -> bool {
+        self.hold_id.is_some()
+    }
+
     /// Takes what the call did cost, and counts it. COMMIT POINT of a call that is paid.
     pub(crate) async fn capture(mut self, settled: Settled) -> Result<Money, StoreError> {
         let Some(hold_id) = self.hold_id.clone() else {

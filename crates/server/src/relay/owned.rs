@@ -12,10 +12,11 @@ use serde::Deserialize;
 
 use super::Call;
 use super::body::Whole;
+use super::callback;
 use super::calls::Voice;
 use super::channels::{Access, Channel, Fault, Standing, TroubleKind};
 use super::ids::{self, Needs, Refusal, VoiceUse};
-use super::json::{Found, Scan};
+use super::json::{Found, Kind, Scan};
 use super::named::{ForChannel, Named};
 use super::replicate::{self, Endpoint, ReplicateError};
 use super::reply::Opening;
@@ -38,6 +39,9 @@ pub(crate) type All = BTreeMap<ChannelId, Arc<Channel>>;
 pub(crate) struct Owned {
     pub(crate) needs: Needs,
     named: Named,
+    /// Where the client wants to be told, and the row of the address of ours that upstream was given instead.
+    callback: Option<Found>,
+    called_back: Option<String>,
     /// Where the name of its voice was claimed for this call.
     claimed: Option<ChannelId>,
     /// Whether copies were made anew for this call: once is enough.
@@ -81,7 +85,16 @@ pub(crate) async fn own(
         let own: BTreeSet<_> = own.map(|channel| channel.id).collect();
         needs = ids::resolve(app, &call.principal, voice_use, &named.asked, &own).await?;
     }
-    Ok(Owned { needs, named, claimed: None, refreshed: false })
+    let mut callbacks = finds.into_iter().filter(|found| found.kind == Kind::CallbackUrl);
+    let callback = callbacks.next();
+    if let Some(url) = &callback {
+        // Which of two upstream would call nobody knows.
+        if !url.exact || callbacks.next().is_some() {
+            return Err(ApiError::invalid("callback_url is not one address").into());
+        }
+        callback::check(&app.config, &url.text)?;
+    }
+    Ok(Owned { needs, named, callback, ..Owned::default() })
 }
 
 /// As [`own`], of a message of a socket's; `None` if it names nothing.
@@ -139,7 +152,7 @@ async fn form_names_nothing(call: &Call, whole: &Whole) -> Result<(), Refusal> {
 }
 
 /// Whether a channel can be called for `call` at all: what hangs on one that cannot is gone.
-fn is_alive(app: &App, call: &Call, channel: &Channel) -> bool {
+pub(super) fn is_alive(app: &App, call: &Call, channel: &Channel) -> bool {
     let facts = channel.facts();
     let others = facts.row.account_id.is_some_and(|owner| owner != call.principal.account_id);
     let refused = matches!(
@@ -187,7 +200,18 @@ impl Owned {
         self.copy(app, call, channel, access).await?;
         self.claim(app, call, channel.id).await?;
         let (path, query) = (&call.target.path, call.query.as_deref());
-        Ok(self.named.for_channel(path, query, &self.needs, channel.id))
+        let mut sent = self.named.for_channel(path, query, &self.needs, channel.id);
+        if let Some(url) = &self.callback {
+            let (principal, name) = (&call.principal, &call.rules.name);
+            let begun = callback::begin(app, principal, channel.id, name, &url.text).await;
+            let begun = begun.map_err(|error| There::Call(error.into()))?;
+            sent.edits.extend(url.edit(&begun.url));
+            sent.edits.sort_by_key(|edit| edit.range.start);
+            if let Some(before) = self.called_back.replace(begun.callback_id) {
+                callback::refused(app, principal.account_id, before).await;
+            }
+        }
+        Ok(sent)
     }
 
     async fn copy(
@@ -241,6 +265,14 @@ impl Owned {
                 self.needs.avoid.insert(channel);
                 Err(There::Taken)
             }
+        }
+    }
+
+    /// Gives back what was taken for a call that has certainly done nothing.
+    pub(crate) async fn not_done(&mut self, app: &App, call: &Call) {
+        self.not_made(app, call).await;
+        if let Some(callback) = self.called_back.take() {
+            callback::refused(app, call.principal.account_id, callback).await;
         }
     }
 

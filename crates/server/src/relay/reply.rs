@@ -116,6 +116,11 @@ impl Opening {
         }
     }
 
+    /// All of its body, if that is here.
+    pub(crate) fn all(&self) -> Option<Vec<u8>> {
+        self.whole.then(|| concat(&self.looked))
+    }
+
     /// How long upstream asks to be left alone.
     pub(crate) fn retry_after(&self, now: std::time::SystemTime) -> Option<std::time::Duration> {
         retry_after(&self.parts.headers, now)

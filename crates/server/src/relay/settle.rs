@@ -99,6 +99,11 @@ impl Settle {
         Ok(Self { hold, again })
     }
 
+    /// Whether money is held.
+    pub(crate) fn is_paid(&self) -> bool {
+        self.hold.is_held()
+    }
+
     /// Whether the answer is to be kept, if it is short enough.
     pub(crate) fn keeps_answer(&self) -> bool {
         self.again.is_some()

@@ -6,14 +6,16 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use filegate_store::StoreError;
 use filegate_types::{ApiError, ChannelId, ErrorCode, PurposeName};
 use futures_util::stream;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::response::Parts;
+use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 
 use super::calls::{Effect, UnitsCount, Voice};
@@ -30,6 +32,11 @@ use crate::http::reply::store_failed;
 /// The purpose of files in answers of which the table says none.
 const OTHER_PURPOSE: &str = "relayed";
 
+/// Pieces up to this length are joined.
+const SMALL_BYTES: usize = 4 << 10;
+/// How long an answer is read on whose client has left.
+const LEFT_MAX: Duration = Duration::from_mins(5);
+
 /// What an answer is, to who reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Media {
@@ -44,7 +51,12 @@ pub(crate) enum Media {
 }
 
 impl Media {
-    pub(crate) fn of(parts: &Parts) -> Self {
+    /// Of the answer to a request with `method`.
+    pub(crate) fn of(parts: &Parts, method: &Method) -> Self {
+        let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if bodiless || *method == Method::HEAD {
+            return Self::Opaque;
+        }
         let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let media = header(CONTENT_TYPE).unwrap_or("").split(';').next().unwrap_or("");
         let readable = match media.trim().to_ascii_lowercase().as_str() {
@@ -176,11 +188,11 @@ impl Translation {
     /// The answer is over: what it says of voices is written down, and the last of it put behind `out`.
     pub(crate) async fn finish(&mut self, out: &mut Vec<Bytes>) -> Result<(), StoreError> {
         self.rewriter.finish(out);
-        let Some(voice_use) = self.call.rules.voice else { return Ok(()) };
         if !self.well || self.code != 0 {
-            self.owned.not_made(&self.app, &self.call).await;
+            self.owned.not_done(&self.app, &self.call).await;
             return Ok(());
         }
+        let Some(voice_use) = self.call.rules.voice else { return Ok(()) };
         let Some(voice) = self.owned.needs.voice.clone() else { return Ok(()) };
         match voice_use {
             Voice::Makes => self.made(voice).await,
@@ -294,7 +306,7 @@ impl Reading {
             let _logged = store_failed(&error);
             AnswerCut::Ours
         })?;
-        self.ready.extend(out.into_iter().filter(|piece| !piece.is_empty()));
+        self.ready.extend(joined(out));
         if self.rest.is_none()
             && let (Some(translation), Some(ending)) = (&self.translation, &mut self.ending)
         {
@@ -310,6 +322,15 @@ impl Reading {
         }
     }
 
+    /// What was read is all that will be.
+    fn give_up(&mut self) {
+        self.rest = None;
+        if let (Some(translation), Some(ending)) = (&self.translation, &mut self.ending) {
+            ending.told(translation.told());
+            ending.ended(None);
+        }
+    }
+
     async fn settle(&mut self) {
         if let Some(ending) = self.ending.take() {
             ending.settle().await;
@@ -322,8 +343,9 @@ impl Drop for Reading {
     fn drop(&mut self) {
         let Some(translation) = &self.translation else { return };
         let rules = &translation.call.rules;
-        let matters = rules.counts_units() || rules.effect == Effect::Lasting;
-        if self.rest.is_none() || self.ending.is_none() || !matters {
+        let Some(ending) = &self.ending else { return };
+        let matters = (rules.counts_units() && ending.is_paid()) || rules.effect == Effect::Lasting;
+        if self.rest.is_none() || !matters {
             return;
         }
         let mut reading = Self {
@@ -335,17 +357,45 @@ impl Drop for Reading {
         };
         let Some(tasks) = reading.translation.as_ref().map(|t| t.app.tasks.clone()) else { return };
         tasks.spawn(async move {
-            while reading.rest.is_some() {
-                if let Err(cut) = reading.read().await {
-                    reading.rest = None;
-                    reading.cut(&cut);
-                    return;
+            let reads = async {
+                while reading.rest.is_some() {
+                    if let Err(cut) = reading.read().await {
+                        reading.rest = None;
+                        reading.cut(&cut);
+                        return;
+                    }
+                    reading.ready.clear();
                 }
-                reading.ready.clear();
+            };
+            if tokio::time::timeout(LEFT_MAX, reads).await.is_err() {
+                // Nobody knows what it would have counted: it is paid by what it has.
+                reading.give_up();
             }
             reading.settle().await;
         });
     }
+}
+
+/// The same bytes in fewer pieces: what is small is not worth a frame of its own.
+fn joined(pieces: Vec<Bytes>) -> Vec<Bytes> {
+    let mut joined = Vec::new();
+    let mut small = BytesMut::new();
+    let mut pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).peekable();
+    while let Some(piece) = pieces.next() {
+        let alone = small.is_empty() && pieces.peek().is_none();
+        if alone || piece.len() > SMALL_BYTES {
+            if !small.is_empty() {
+                joined.push(small.split().freeze());
+            }
+            joined.push(piece);
+        } else {
+            small.extend_from_slice(&piece);
+        }
+    }
+    if !small.is_empty() {
+        joined.push(small.freeze());
+    }
+    joined
 }
 
 /// What a client is told of an answer that cannot be read.

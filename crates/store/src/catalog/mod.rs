@@ -10,6 +10,7 @@
 pub mod admin;
 mod adopted;
 mod books;
+mod callbacks;
 mod channels;
 mod engine;
 mod files;
@@ -35,6 +36,7 @@ use serde::de::DeserializeOwned;
 
 pub use adopted::{AccountTerms, AdoptedFile, KeepOutcome, NewAdopted};
 pub use books::{BookFault, CallPrices, Short};
+pub use callbacks::{Callback, Delivery};
 pub use channels::{ChannelRow, CostRow, DrainProgress};
 pub(crate) use files::drop_lost;
 pub use files::{DeleteCause, DeleteOutcome};

@@ -72,7 +72,16 @@ pub(super) const JOBS: Table = Table {
 
 pub(super) const CALLBACKS: Table = Table {
     name: "callbacks",
-    columns: &["callback_id", "account_id", "channel_id", "url", "created_at"],
+    columns: &[
+        "callback_id",
+        "account_id",
+        "key_id",
+        "channel_id",
+        "path",
+        "url",
+        "keep",
+        "created_at",
+    ],
     key: 1,
     numbered: false,
 };

@@ -5,6 +5,7 @@
 mod admin;
 mod blobs;
 mod books;
+mod callbacks;
 mod catalog;
 mod channels;
 mod fsck;
