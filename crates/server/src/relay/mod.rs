@@ -595,7 +595,9 @@ async fn answer(
             head.insert(CONTENT_LENGTH, HeaderValue::from(answer.len()));
             ending.told(translation.told());
             ending.passed(answer.len());
-            ending.ended(None);
+            if !translation.is_half() {
+                ending.ended(None);
+            }
             ending.answer = Some(answer.clone());
             // Before it is sent: who has it finds it settled, and the same again finds it.
             ending.settle().await;
