@@ -49,7 +49,8 @@ impl Client {
     /// # Panics
     /// If the program has not installed a rustls provider.
     pub fn new(config: &ClientConfig) -> Result<Self, Error> {
-        let base = Base::parse(&config.base_url)?;
+        let mut base = Base::parse(&config.base_url)?;
+        base.group_id.clone_from(&config.group_id);
         let mut headers = HeaderMap::new();
         if let Some(key) = &config.key {
             headers.insert(AUTHORIZATION, key.bearer()?);

@@ -22,10 +22,12 @@ pub struct ClientConfig {
     /// Longest wait for the answer after the last byte of a request: the server decodes and
     /// syncs meanwhile.
     pub answer_timeout: Duration,
+    /// The `GroupId` that old accounts of MiniMax need in the query of every call.
+    pub group_id: Option<String>,
 }
 
 impl ClientConfig {
-    /// The usual timeouts: 10 s to connect, 60 s idle, 180 s for the answer.
+    /// The usual timeouts: 10 s to connect, 60 s idle, 180 s for the answer; no `GroupId`.
     pub fn new(base_url: impl Into<String>, key: Option<Key>) -> Self {
         Self {
             base_url: base_url.into(),
@@ -33,6 +35,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(1),
             answer_timeout: Duration::from_mins(3),
+            group_id: None,
         }
     }
 }
@@ -89,6 +92,8 @@ pub(crate) struct Base {
     pub(crate) https: bool,
     /// Whether the server is on this machine, where no proxy is wanted.
     pub(crate) loopback: bool,
+    /// In the query of every call, if there is one.
+    pub(crate) group_id: Option<String>,
 }
 
 impl Base {
@@ -121,12 +126,16 @@ impl Base {
             root: format!("{origin}{}", below.unwrap_or(path)),
             https: url.scheme() == "https",
             loopback,
+            group_id: None,
         })
     }
 
     /// `{base}/v1/files/{word}` with `query`.
     pub(crate) fn files(&self, word: &str, query: &[(&str, String)]) -> Result<Url, Error> {
         let mut url = Self::join(&format!("{}/v1/files/{word}", self.api))?;
+        if let Some(group) = &self.group_id {
+            url.query_pairs_mut().append_pair("GroupId", group);
+        }
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
@@ -182,6 +191,14 @@ mod tests {
         let base = Base::parse("http://h").unwrap();
         let url = base.files("list", &[("purpose", "a&b c".to_owned())]).unwrap();
         assert_eq!(url.as_str(), "http://h/v1/files/list?purpose=a%26b+c");
+        let grouped = Base { group_id: Some("17 1".to_owned()), ..base };
+        let url = grouped.files("list", &[("purpose", "a".to_owned())]).unwrap();
+        assert_eq!(url.as_str(), "http://h/v1/files/list?GroupId=17+1&purpose=a");
+        assert_eq!(
+            grouped.files("upload", &[]).unwrap().query(),
+            Some("GroupId=17+1"),
+            "in the query of calls that have no other"
+        );
     }
 
     #[test]

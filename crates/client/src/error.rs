@@ -87,6 +87,22 @@ impl Error {
         matches!(self, Self::Network { connect: true, .. })
     }
 
+    /// Whether the time for a step was over; the server may do, or have done, what was asked.
+    pub fn is_timeout(&self) -> bool {
+        let Self::Network { source, .. } = self else { return false };
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(source.as_ref());
+        while let Some(error) = cause {
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|e| e.kind() == io::ErrorKind::TimedOut)
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// Whether the fault is the server's or the network's, and not the request's.
     pub fn is_unavailable(&self) -> bool {
         match self {

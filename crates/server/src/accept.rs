@@ -73,6 +73,7 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router, limits: Limit
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<_>| {
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(answers.clone());
         let answer = answers.begin();
         let answered = router.call(request);
         async move { answered.await.map(|response| response.map(|body| Answering::new(body, answer))) }
@@ -84,7 +85,8 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router, limits: Limit
         .max_header_size(HEAD_BYTES_MAX)
         // A client that has sent its request and shut its side still gets its answer.
         .half_close(true)
-        .serve_connection(io, service);
+        .serve_connection(io, service)
+        .with_upgrades();
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,

@@ -70,6 +70,7 @@ pub use http::range;
 pub use intake::inspect_file;
 pub use moderation::{ImageHashError, image_hash, normal_form};
 pub use relay::json;
+pub use secrets::unusable_keys;
 pub use shared::{RedisFacts, RedisFault};
 pub use stores::Stores;
 
@@ -175,8 +176,10 @@ impl Server {
         tasks.spawn(accept::serve(public, http::public(&app), limits.clone(), tasks.clone()));
         tasks.spawn(accept::serve(operators, http::operators(&app), limits, tasks.clone()));
         jobs::start(&app);
+        relay::start(&app);
         tasks.spawn(metrics_upkeep(Arc::clone(&app)));
         tasks.spawn(gate::upkeep(Arc::clone(&app)));
+        tasks.spawn(relay::money::upkeep(Arc::clone(&app)));
         app.started.store(true, Ordering::Release);
         let admin_token = fresh.then_some(token);
         Ok(Self { app, address, admin_address, admin_token, swept, _lock: lock })
@@ -320,6 +323,9 @@ fn describe() {
     describe_gauge!("filegate_redis_up", "1 if Redis takes writes; absent without redis_url");
     describe_gauge!("filegate_uploads_in_flight", "Uploads being received or finished");
     describe_gauge!("filegate_connections", "Open connections");
+    describe_counter!("filegate_channel_calls_total", "Calls to channels, by channel and outcome");
+    describe_gauge!("filegate_channel_calls_in_flight", "Calls in progress on channels");
+    describe_gauge!("filegate_channel_condition", "1 for the condition that a channel is in");
     describe_counter!("filegate_downloads_total", "Contents served, ranges included");
     describe_counter!("filegate_deletes_total", "Files deleted by clients");
     describe_counter!("filegate_store_errors_total", "Failed operations of the store");

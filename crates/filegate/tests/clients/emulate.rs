@@ -14,14 +14,14 @@ use crate::readme::{interpreter, snippets};
 use crate::{Bench, FILEGATE, REPOSITORY, SCRIPTS, packages, run, succeed, told};
 
 /// A running emulator. Killed when dropped.
-struct Emulated {
+pub(crate) struct Emulated {
     child: Child,
     url: String,
-    key: String,
+    pub(crate) key: String,
 }
 
 impl Emulated {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = emulate(arguments);
         let mut child = command.arg("--json").stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -31,7 +31,11 @@ impl Emulated {
         Self { child, url: text(&said["url"]), key: text(&said["accounts"][0]["key"]) }
     }
 
-    fn address(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn address(&self) -> &str {
         self.url.strip_prefix("http://").unwrap()
     }
 
@@ -63,7 +67,7 @@ fn emulate(arguments: &[&str]) -> Command {
 
 /// A line that was printed is the path of audio that decodes, this long at least.
 #[track_caller]
-fn plays(bench: &Bench, line: &str, least_ms: u64) {
+pub(crate) fn plays(bench: &Bench, line: &str, least_ms: u64) {
     let (audio, lasts_ms) = samples::decoded(&bench.path(line));
     assert_eq!((audio.codec, audio.sample_rate_hz), ("mp3", 32_000));
     assert!(lasts_ms >= least_ms, "{line} lasts {lasts_ms} ms");

@@ -2,13 +2,14 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use filegate_testkit::http::{Reply, Request};
-use filegate_testkit::server::{Setup, TestServer};
+use filegate_testkit::server::{Setup, TestServer, clean_environment};
 use serde_json::{Value, json};
 
 /// The key of a channel that a test says nothing about.
@@ -162,6 +163,46 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Release);
         let _wakes_it = TcpStream::connect(self.address);
+    }
+}
+
+/// The real emulator, as a process. Killed when dropped.
+pub(crate) struct Emulated {
+    child: Child,
+    pub(crate) url: String,
+    /// The keys of its accounts.
+    pub(crate) keys: Vec<String>,
+}
+
+impl Emulated {
+    /// With these arguments beside `--json` and a free port.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_filegate"));
+        clean_environment(&mut command);
+        command.arg("emulate").args(["--listen", "127.0.0.1:0", "--json"]).args(arguments);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it can be run");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said: Value = serde_json::from_str(&line).unwrap();
+        let keys = said["accounts"].as_array().unwrap().iter();
+        let keys = keys.map(|account| account["key"].as_str().unwrap().to_owned()).collect();
+        Self { child, url: said["url"].as_str().unwrap().to_owned(), keys }
+    }
+
+    /// Adds it as a channel, with the key of its first account.
+    #[track_caller]
+    pub(crate) fn add_to(&self, server: &TestServer, name: &str, settings: Value) {
+        let body = json!({ "name": name, "base_url": self.url, "key": self.keys[0], "settings": settings });
+        let reply = operator(server, "/channels", &body);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+}
+
+impl Drop for Emulated {
+    fn drop(&mut self) {
+        let _gone_already = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 

@@ -3,8 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
+mod chaos;
 mod emulated;
 mod failover;
+mod flows;
 mod health;
 mod kit;
 mod passing;
+mod socket;

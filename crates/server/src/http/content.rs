@@ -208,7 +208,7 @@ pub(super) async fn redirect(
 }
 
 /// Refuses what is damaged or held back.
-fn check_given_out(record: &FileRecord) -> Result<(), ApiError> {
+pub(crate) fn check_given_out(record: &FileRecord) -> Result<(), ApiError> {
     if record.damaged_at.is_some() {
         return Err(reply::store_failed(&StoreError::Damaged(record.blob_key.to_string())));
     }

@@ -44,6 +44,11 @@ impl Trace {
         Self { id: id.into(), client, key: Arc::default(), allowance: Arc::default() }
     }
 
+    /// The `Trace-Id`.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Where the request comes from.
     pub(crate) fn client(&self) -> IpAddr {
         self.client
@@ -104,7 +109,9 @@ pub(crate) async fn wrap(
             headers.insert(name.clone(), value);
         }
     }
-    if chunked || app.tasks.is_draining() {
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    if !switched && (chunked || app.tasks.is_draining()) {
         // A request with both framings is the raw material of smuggling. hyper reads it by
         // Transfer-Encoding, as RFC 9112 §6.1 wants, but keeps the connection, which it does not. And
         // before a stop: the client's next request then goes where somebody will answer it.

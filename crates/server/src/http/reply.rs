@@ -93,7 +93,8 @@ pub(crate) fn refusal_as(
     response
 }
 
-fn json(status: StatusCode, body: &impl Serialize, outcome: Outcome) -> Response {
+/// `body` as JSON.
+pub(crate) fn json(status: StatusCode, body: &impl Serialize, outcome: Outcome) -> Response {
     let bytes = serde_json::to_vec(body).expect("wire types always serialise");
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;

@@ -49,6 +49,7 @@ pub(crate) fn start(app: &Arc<App>) {
     app.tasks.spawn(scrub::run(Arc::clone(app)));
     app.tasks.spawn(unfinished(Arc::clone(app)));
     app.tasks.spawn(relay::jobs::run(Arc::clone(app)));
+    app.tasks.spawn(relay::jobs::drain(Arc::clone(app)));
 }
 
 async fn unfinished(app: Arc<App>) {
@@ -103,6 +104,7 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
         tracing::warn!(holds = voided, "jobs.voided: calls that nobody has settled");
     }
     pay::write_down(app).await?;
+    relay::write_down(app).await?;
     storage::charge(app, now).await?;
     app.catalog.forget_answers(now, BATCH).await?;
     callback::forget(app, now, BATCH).await?;

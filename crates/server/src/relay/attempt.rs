@@ -125,7 +125,7 @@ pub(crate) async fn send(
                     Unanswered::Silent => Fault::TimedOut,
                     _ => Fault::Failed,
                 };
-                tracing::warn!(channel = name, why = ?other, "relay.unanswered");
+                tracing::warn!(channel = name, why = %other, "relay.unanswered");
                 return Failure::silent(fault, true);
             }
         }
@@ -145,12 +145,13 @@ impl From<AnswerCut> for Unanswered {
         match cut {
             AnswerCut::Silent => Self::Silent,
             AnswerCut::Broken(error) => Self::Broken(error.to_string()),
+            AnswerCut::Ours => Self::Broken(cut.to_string()),
         }
     }
 }
 
 /// What an answer means.
-fn judge(opening: Opening, repeatable: bool, now: UnixMillis) -> Outcome {
+pub(super) fn judge(opening: Opening, repeatable: bool, now: UnixMillis) -> Outcome {
     let pause = opening.retry_after(system_time(now));
     let Some(fault) = fault(opening.parts.status, opening.code, pause) else {
         return Outcome::Answered(opening);

@@ -100,13 +100,11 @@ impl Whole {
         let mut ended = false;
         while !ended {
             while piece.len() < PIECE_BYTES {
-                match incoming.next().await? {
-                    Some(more) => piece.extend_from_slice(&more),
-                    None => {
-                        ended = true;
-                        break;
-                    }
-                }
+                let Some(more) = incoming.next().await? else {
+                    ended = true;
+                    break;
+                };
+                piece.extend_from_slice(&more);
                 check_size(app, incoming.received())?;
             }
             let written = app.tasks.blocking(move || {

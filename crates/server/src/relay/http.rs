@@ -307,6 +307,16 @@ impl fmt::Display for Unreachable {
     }
 }
 
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsent(_) => f.write_str("the connection was closed before"),
+            Self::Silent => f.write_str("no answer in time"),
+            Self::Broken(why) => f.write_str(why),
+        }
+    }
+}
+
 /// A request's body that notes when something of it went out.
 struct Watched {
     body: Body,
@@ -362,6 +372,8 @@ pub(crate) enum AnswerCut {
     Silent,
     #[error("upstream broke off")]
     Broken(#[source] hyper::Error),
+    #[error("what it names cannot be written down")]
+    Ours,
 }
 
 impl AnswerBody {

@@ -26,10 +26,18 @@
 //! | [`route`] | which channel is next |
 //! | [`attempt`] | one attempt and what it means |
 //! | [`reply`] | an answer's beginning, and how the rest passes |
+//! | [`socket`] | WebSockets |
+//! | [`probe`] | channels that rest are asked whether they are well |
 //! | [`budget`] | how many calls may be sent again |
+//! | [`calls`], [`json`] | where ids stand in calls, and how they are found and replaced |
+//! | [`named`], [`ids`], [`owned`] | what a call names, whose it is, and what stands for it on a channel |
+//! | [`replicate`] | a file's copy on a channel |
+//! | [`translate`], [`events`] | what an answer names |
+//! | [`settle`], [`money`] | what a call costs, and whether it was made before |
+//! | [`refuse`] | how a call is refused |
 //! | [`callback`] | where clients are told of tasks |
-//! | [`lists`] | lists cut down to what is the caller's |
 //! | [`adopt`] | files that were born upstream |
+//! | [`lists`], [`listing`] | lists cut down to what is the caller's |
 //! | [`jobs`] | work that waits for channels |
 
 pub(crate) mod adopt;
@@ -39,28 +47,45 @@ mod budget;
 pub(crate) mod callback;
 pub(crate) mod calls;
 pub(crate) mod channels;
+pub(crate) mod events;
+pub(crate) mod explain;
 mod headers;
 mod http;
+pub(crate) mod ids;
 pub(crate) mod jobs;
 pub mod json;
+mod listing;
 pub(crate) mod lists;
+pub(crate) mod money;
+pub(crate) mod named;
+pub(crate) mod on_upload;
+pub(crate) mod owned;
+mod probe;
 pub(crate) mod refuse;
+pub(crate) mod replicate;
 mod reply;
 pub(crate) mod route;
+pub(crate) mod settle;
+mod socket;
 pub(crate) mod target;
+pub(crate) mod translate;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::header::TRANSFER_ENCODING;
-use ::http::{HeaderMap, Method};
+use ::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use ::http::{HeaderMap, HeaderValue, Method};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use filegate_types::{ApiError, Call as Priced, ChannelId, ErrorCode, Principal, UnixMillis};
+use filegate_types::{
+    AccountId, AccountSettings, ApiError, Call as Priced, ChannelId, ErrorCode, Principal,
+    UnixMillis,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::http::{AnswerCut, Transport};
 use crate::app::{App, random};
@@ -70,21 +95,29 @@ use crate::http::body::{
     Incoming, content_length, media_type, refuse_encoded, refuse_transfer_coded,
 };
 use crate::http::layer::{Trace, UpstreamTrace};
-use crate::http::reply::{Outcome as Logged, bare, refusal, store_failed};
+use crate::http::reply::{Outcome as Logged, store_failed};
 use crate::lifecycle::Tasks;
 use attempt::{Failure, Load, Outcome, Outgoing};
 use body::{Once, RequestBody, Whole, check_size};
 use budget::Budget;
 use calls::{CallRules, Effect, lookup};
 use channels::{Access, Busy, Channel, Channels, Fault, Full, Standing, TroubleKind};
-use json::Edit;
+use ids::Refusal;
+use named::ForChannel;
+use owned::{Owned, There};
 use reply::{Ending, Opening, Passing};
-use route::{Candidate, Needs, Out};
+use route::{Candidate, Out};
+use settle::{Again, End, Settle};
 use target::Target;
+use translate::{Media, Translation, unreadable};
 
 /// What relayed calls share.
 #[derive(Debug)]
 pub(crate) struct Relay {
+    /// What is copied to channels at the moment.
+    pub(crate) replicator: replicate::Replicator,
+    /// What is held for calls in progress, and counts of those that cost nothing.
+    pub(crate) books: money::Books,
     pub(crate) channels: Channels,
     transport: Transport,
     places: Arc<Semaphore>,
@@ -102,6 +135,8 @@ impl Relay {
     /// If the system's authorities cannot be loaded.
     pub(crate) fn new(config: &Config, tasks: &Tasks) -> Result<Self, rustls::Error> {
         Ok(Self {
+            replicator: replicate::Replicator::default(),
+            books: money::Books::default(),
             channels: Channels::new(tasks),
             transport: Transport::new(&config.relay, tasks)?,
             places: Arc::new(Semaphore::new(config.relay.calls_max)),
@@ -128,6 +163,8 @@ pub(crate) struct Call {
     pub(crate) target: Target,
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
+    /// The Trace-Id of the reply.
+    trace_id: String,
     pub(crate) query: Option<String>,
     /// Whether the client says that it may be sent twice.
     has_idempotency_key: bool,
@@ -150,8 +187,15 @@ struct Tried {
     words: Option<(Opening, ChannelId)>,
 }
 
+/// What goes on beside calls, until the server stops.
+pub(crate) fn start(app: &Arc<App>) {
+    app.tasks.spawn(probe::run(Arc::clone(app)));
+    app.tasks.spawn(probe::describe_all(Arc::clone(app)));
+}
+
 /// Answers a call from a channel.
-pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> Response {
+pub(crate) async fn handle(app: &Arc<App>, target: Target, mut request: Request) -> Response {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let trace = parts.extensions.get::<Trace>().cloned().expect("the outermost layer sets it");
     let mut incoming = Incoming::new(&parts.headers, body, app.config.limits.clone());
@@ -171,11 +215,12 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
         Ok(admitted) => admitted,
         Err(error) => {
             incoming.drain(&app.tasks);
-            return refusal(&error, bare);
+            return refuse::refusal(rules.shape, &error, trace.id());
         }
     };
     let has_body =
         declared.is_some_and(|bytes| bytes > 0) || parts.headers.contains_key(TRANSFER_ENCODING);
+    let asks_for_socket = target.is_socket() && socket::is_asked_for(&parts.method, &parts.headers);
     let read = Reading::of(&rules, &parts.headers, declared, app);
     let body = if !has_body {
         RequestBody::Whole(Whole::Memory(bytes::Bytes::new()))
@@ -194,10 +239,11 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
             Ok(whole) => RequestBody::Whole(whole),
             Err(error) => {
                 incoming.drain(&app.tasks);
-                return refusal(&error, bare);
+                return refuse::refusal(rules.shape, &error, trace.id());
             }
         }
     };
+    let client = socket::Client { answers: parts.extensions.get().cloned(), upgrade };
     let gone = CancellationToken::new();
     let call = Call {
         principal,
@@ -207,15 +253,19 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, request: Request) -> 
         query: parts.uri.query().map(str::to_owned),
         has_idempotency_key: parts.headers.contains_key("idempotency-key"),
         headers: parts.headers,
+        trace_id: trace.id().to_owned(),
         gone: gone.clone(),
         _place: place,
     };
     let _tells = gone.drop_guard();
-    let (running, tasks) = (run(Arc::clone(app), call, body), &app.tasks);
-    tasks
-        .spawn(running)
-        .await
-        .unwrap_or_else(|_panic| refusal(&ApiError::plain(ErrorCode::Unknown), bare))
+    let (tasks, call) = (&app.tasks, Arc::new(call));
+    let span = tracing::Span::current();
+    let running = if asks_for_socket {
+        tasks.spawn(socket::run(Arc::clone(app), Arc::clone(&call), client).instrument(span))
+    } else {
+        tasks.spawn(run(Arc::clone(app), Arc::clone(&call), body).instrument(span))
+    };
+    running.await.unwrap_or_else(|_panic| call.refused(&ApiError::plain(ErrorCode::Unknown).into()))
 }
 
 /// How a request's body is read.
@@ -246,52 +296,49 @@ impl Reading {
 }
 
 /// Steps 3 to 10.
-async fn run(app: Arc<App>, call: Call, mut body: RequestBody) -> Response {
-    let call = Arc::new(call);
-    let needs = match own(&app, &call, body.whole()).await {
-        Ok(needs) => needs,
-        Err(error) => return refusal(&error, bare),
-    };
-    let settle = match hold(&app, &call, body.whole()).await {
-        Ok(settle) => settle,
-        Err(error) => return refusal(&error, bare),
+async fn run(app: Arc<App>, call: Arc<Call>, mut body: RequestBody) -> Response {
+    let (mut owned, settle) = match begin(&app, &call, body.whole().cloned()).await {
+        Ok(Begun::Now(owned, settle)) => (*owned, *settle),
+        Ok(Begun::Before(response)) => return response,
+        Err(refusal) => return call.refused(&refusal),
     };
     app.relay.budget.call(app.clock.now());
-    let mut tried = Tried { only_limits: true, ..Tried::default() };
+    let mut tried = Tried::new();
     loop {
-        let busy = match choose(&app, &call, &needs, &mut tried).await {
+        let busy = match choose(&app, &call, &owned, &mut tried).await {
             Ok(busy) => busy,
-            Err(error) => return settle.unanswered(&app, &call, tried, &error),
+            Err(refusal) => return unanswered(&call, tried, &refusal),
         };
         let facts = busy.channel().facts();
         let Some(access) = facts.access.as_ref() else {
             tried.failed(busy.channel().id, "unusable", false);
             continue;
         };
-        let edits = match there(&app, &call, &busy, body.whole()).await {
-            Ok(edits) => edits,
-            Err(There::Channel(fault)) => {
-                busy.failed(&app, fault);
-                tried.fault(&app, busy.channel(), fault, false);
-                continue;
-            }
-            Err(There::Call(error)) => return refusal(&error, bare),
-        };
         let outcome = tokio::select! {
-            outcome = once(&app, &call, &busy, access, edits, &mut body) => outcome,
+            outcome = attempted(&app, &call, &mut owned, &busy, access, &mut body) => outcome,
             // What may have been done is waited for, so that it is noted.
             () = call.gone.cancelled(), if call.rules.effect == Effect::None => {
-                return refusal(&ApiError::plain(ErrorCode::Unknown), bare);
+                return call.refused(&ApiError::plain(ErrorCode::Unknown).into());
             }
         };
         match outcome {
-            Outcome::Answered(opening) => {
-                return answer(&app, &call, busy, opening, settle).await;
+            Attempted::Sent(Outcome::Answered(mut opening)) => {
+                let cut = listing::cut(&app, &call, &mut owned, &busy, &mut opening, &mut body);
+                if let Err(error) = cut.await {
+                    return call.refused(&error.into());
+                }
+                return answer(&app, &call, owned, busy, opening, settle).await;
             }
-            Outcome::Client(error) => return refusal(&error, bare),
-            Outcome::Failed(Failure { fault, perhaps_done, words }) => {
+            Attempted::Sent(Outcome::Client(error)) => {
+                owned.not_done(&app, &call).await;
+                return call.refused(&error.into());
+            }
+            Attempted::Sent(Outcome::Failed(Failure { fault, perhaps_done, words })) => {
                 busy.failed(&app, fault);
                 tried.fault(&app, busy.channel(), fault, perhaps_done);
+                if !perhaps_done {
+                    owned.not_done(&app, &call).await;
+                }
                 if facts.row.account_id.is_some()
                     && let Some(words) = words
                 {
@@ -299,10 +346,77 @@ async fn run(app: Arc<App>, call: Call, mut body: RequestBody) -> Response {
                 }
                 if (perhaps_done && !call.is_repeatable()) || !can_send_again(&body) {
                     let error = tried.refusal(&[]);
-                    return settle.unanswered(&app, &call, tried, &error);
+                    return unanswered(&call, tried, &error.into());
                 }
             }
+            Attempted::Not(There::Channel(fault)) => {
+                busy.failed(&app, fault);
+                tried.fault(&app, busy.channel(), fault, false);
+            }
+            // It is among those to be avoided now.
+            Attempted::Not(There::Taken) => {}
+            Attempted::Not(There::Call(refusal)) => return call.refused(&refusal),
         }
+    }
+}
+
+/// What is known of a call before a channel is chosen.
+enum Begun {
+    /// What it names, and what is held for it.
+    Now(Box<Owned>, Box<Settle>),
+    /// It was made before, and this was answered.
+    Before(Response),
+}
+
+/// Steps 3 and 4.
+async fn begin(app: &Arc<App>, call: &Call, body: Option<Whole>) -> Result<Begun, Refusal> {
+    let again = match settle::again(app, call, body.as_ref()).await? {
+        Again::Answered(response) => return Ok(Begun::Before(response)),
+        Again::Never(again) => again,
+    };
+    let owned = owned::own(app, call, body.as_ref()).await?;
+    let bytes = body.as_ref().map_or(0, Whole::bytes);
+    let settle = Settle::begin(app, call, bytes, again).await?;
+    Ok(Begun::Now(Box::new(owned), Box::new(settle)))
+}
+
+/// What became of a call on a channel.
+enum Attempted {
+    Sent(Outcome),
+    /// It was not sent.
+    Not(There),
+}
+
+/// Steps 6 to 8, and once more if upstream has forgotten a file.
+async fn attempted(
+    app: &Arc<App>,
+    call: &Call,
+    owned: &mut Owned,
+    busy: &Busy,
+    access: &Access,
+    body: &mut RequestBody,
+) -> Attempted {
+    loop {
+        let sent = match owned.there(app, call, busy.channel(), access).await {
+            Ok(sent) => sent,
+            Err(not) => return Attempted::Not(not),
+        };
+        let outcome = once(app, call, busy, access, sent, body).await;
+        if let Outcome::Answered(opening) = &outcome
+            && can_send_again(body)
+            && owned.lost(app, call, busy.channel(), access, opening).await
+        {
+            continue;
+        }
+        return Attempted::Sent(outcome);
+    }
+}
+
+/// What a client is told when no channel has answered.
+fn unanswered(call: &Call, tried: Tried, refusal: &Refusal) -> Response {
+    match tried.words {
+        Some((opening, _channel)) => own_words(opening),
+        None => call.refused(refusal),
     }
 }
 
@@ -319,12 +433,12 @@ async fn once(
     call: &Call,
     busy: &Busy,
     access: &Access,
-    edits: Vec<Edit>,
+    sent: ForChannel,
     body: &mut RequestBody,
 ) -> Outcome {
     let facts = busy.channel().facts();
-    let query = headers::query(call.query.as_deref(), facts.row.settings.group_id.as_deref());
-    let Some(target) = access.origin.target(&call.target.path, query.as_deref()) else {
+    let query = headers::query(sent.query.as_deref(), facts.row.settings.group_id.as_deref());
+    let Some(target) = access.origin.target(&sent.path, query.as_deref()) else {
         return Outcome::Client(ApiError::invalid("the query is not valid"));
     };
     let credentials = headers::Credentials {
@@ -332,32 +446,31 @@ async fn once(
         bearer: &access.bearer,
         anthropic: call.target.known_as.starts_with("/anthropic/"),
     };
-    let rewritten = is_rewritten(call);
+    let rewritten = !call.rules.reply.is_empty();
     let head = headers::request(&call.headers, &access.origin.host, credentials, rewritten);
     let outgoing =
         Outgoing { method: &call.method, target, headers: head, repeatable: call.is_repeatable() };
     let load = match body {
-        RequestBody::Whole(whole) => Load::Whole(whole, edits),
+        RequestBody::Whole(whole) => Load::Whole(whole, sent.edits),
         RequestBody::Once(once) => Load::Once(once),
     };
     attempt::send(&app.relay.transport, app, busy, access, outgoing, load).await
 }
 
 /// Step 5: a place on the next channel, or what the client is told if there is none.
-async fn choose(
-    app: &App,
-    call: &Call,
-    needs: &Needs,
-    tried: &mut Tried,
-) -> Result<Busy, ApiError> {
+async fn choose(app: &App, call: &Call, owned: &Owned, tried: &mut Tried) -> Result<Busy, Refusal> {
     let settings = &app.config.relay;
     loop {
         let all = app.relay.channels.all(app).await.map_err(|error| store_failed(&error))?;
-        let candidates = candidates(&all, &call.principal, app.clock.now(), |id| {
+        let needs = owned.route(app, call, &all)?;
+        let mut candidates = candidates(&all, &call.principal, app.clock.now(), |id| {
             tried.channels.contains_key(&id)
         });
+        for candidate in &mut candidates {
+            candidate.has_files = owned.has_files(candidate.id);
+        }
         let roll = u64::from_be_bytes(random());
-        let id = match route::choose(&candidates, needs, roll) {
+        let id = match route::choose(&candidates, &needs, roll) {
             Ok(id) => id,
             Err(reasons) => {
                 for (id, why) in &reasons {
@@ -367,7 +480,10 @@ async fn choose(
                         tried.out(*id, *kind, channel, app.clock.now());
                     }
                 }
-                return Err(tried.refusal(&reasons));
+                if tried.channels.is_empty() && reasons.iter().any(|(_, why)| *why == Out::Taken) {
+                    return Err(Owned::name_refused(call));
+                }
+                return Err(tried.refusal(&reasons).into());
             }
         };
         let attempts = tried.attempts();
@@ -375,9 +491,9 @@ async fn choose(
             && (attempts >= settings.attempts_max
                 || !app.relay.budget.again(app.clock.now(), settings.retry_percent))
         {
-            return Err(tried.refusal(&[]));
+            return Err(tried.refusal(&[]).into());
         }
-        let Some(channel) = all.get(&id) else { return Err(tried.refusal(&[])) };
+        let Some(channel) = all.get(&id) else { return Err(tried.refusal(&[]).into()) };
         match channel.enter(app).await {
             Ok(busy) => return Ok(busy),
             Err(Full::InFlight) => tried.limited(id, None),
@@ -393,7 +509,18 @@ pub(crate) fn candidates(
     now: UnixMillis,
     tried: impl Fn(ChannelId) -> bool,
 ) -> Vec<Candidate> {
-    let account = Some(principal.account_id);
+    candidates_of(all, principal.account_id, &principal.settings, now, tried)
+}
+
+/// The same, for an account of which nobody is calling.
+pub(crate) fn candidates_of(
+    all: &BTreeMap<ChannelId, Arc<Channel>>,
+    account: AccountId,
+    settings: &AccountSettings,
+    now: UnixMillis,
+    tried: impl Fn(ChannelId) -> bool,
+) -> Vec<Candidate> {
+    let account = Some(account);
     let removed = filegate_types::ChannelState::Removed;
     let has_own = all.values().any(|channel| {
         let row = &channel.facts().row;
@@ -402,7 +529,7 @@ pub(crate) fn candidates(
     let each = all.values().map(|channel| {
         let facts = channel.facts();
         let row = &facts.row;
-        let allowed = match &principal.settings.channels {
+        let allowed = match &settings.channels {
             Some(names) => names.contains(&row.name),
             None if has_own => row.account_id == account,
             None => row.account_id.is_none(),
@@ -428,36 +555,60 @@ pub(crate) fn candidates(
 async fn answer(
     app: &Arc<App>,
     call: &Arc<Call>,
+    owned: Owned,
     busy: Busy,
-    opening: Opening,
+    mut opening: Opening,
     settle: Settle,
 ) -> Response {
     match attempt::fault(opening.parts.status, opening.code, None) {
         Some(fault) => busy.failed(app, fault),
         None => busy.answered(app, !matches!(call.method, Method::GET | Method::HEAD)),
     }
-    respond(app, call, Some(busy), opening, settle).await
-}
-
-/// An answer of upstream's, to be sent.
-async fn respond(
-    app: &Arc<App>,
-    call: &Arc<Call>,
-    busy: Option<Busy>,
-    opening: Opening,
-    settle: Settle,
-) -> Response {
-    let head = headers::answer(&opening.parts.headers);
+    let (channel, media) = (busy.channel().id, Media::of(&opening.parts, &call.method));
+    if media == Media::Encoded && !call.rules.reply.is_empty() {
+        return call.refused(&unreadable().into());
+    }
+    if settle.keeps_answer() && media == Media::Json {
+        opening.look_on(money::ANSWER_MAX).await;
+    }
     let (status, code) = (opening.parts.status, opening.code.unwrap_or(0));
-    let ending = Answering {
+    let mut ending = Answering {
         settle: Some((settle, Arc::clone(app), Arc::clone(call))),
-        busy,
+        channel,
+        busy: Some(busy),
         status: status.as_u16(),
         code,
+        units: 0,
         bytes: 0,
         complete: false,
+        answer: None,
     };
-    let (head, body) = translate(app, call, head, opening, ending).await;
+    let mut head = headers::answer(&opening.parts.headers);
+    let well = status.as_u16() < 400;
+    let body = match Translation::of(app, call, channel, owned, media, well) {
+        None => Passing::body(opening.looked, opening.rest, ending),
+        Some(mut translation) if opening.whole => {
+            let answer = match translation.whole(opening.looked).await {
+                Ok(answer) => answer,
+                Err(error) => return call.refused(&error.into()),
+            };
+            head.insert(CONTENT_LENGTH, HeaderValue::from(answer.len()));
+            ending.told(translation.told());
+            ending.passed(answer.len());
+            if !translation.is_half() {
+                ending.ended(None);
+            }
+            ending.answer = Some(answer.clone());
+            // Before it is sent: who has it finds it settled, and the same again finds it.
+            ending.settle().await;
+            Body::from(answer)
+        }
+        Some(translation) => {
+            // Ids of ours may be longer or shorter than upstream's.
+            head.remove(CONTENT_LENGTH);
+            translation.body(opening.looked, opening.rest, ending)
+        }
+    };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = head;
@@ -471,9 +622,18 @@ impl Call {
     pub(crate) fn is_repeatable(&self) -> bool {
         self.rules.effect == Effect::None || self.has_idempotency_key
     }
+
+    /// The answer that refuses it.
+    pub(crate) fn refused(&self, refusal: &Refusal) -> Response {
+        refuse::refused(self.rules.shape, refusal, &self.trace_id)
+    }
 }
 
 impl Tried {
+    fn new() -> Self {
+        Self { only_limits: true, ..Self::default() }
+    }
+
     fn attempts(&self) -> usize {
         self.channels.values().filter(|what| **what != FULL).count()
     }
@@ -570,14 +730,51 @@ fn seconds(pause: Duration) -> u32 {
 }
 
 /// What is done when an answer has been sent or cut off, or nobody takes it any more.
-struct Answering {
+pub(crate) struct Answering {
     settle: Option<(Settle, Arc<App>, Arc<Call>)>,
+    channel: ChannelId,
     /// The channel is at it as long as its answer comes.
     busy: Option<Busy>,
     status: u16,
     code: i64,
+    units: u64,
     bytes: u64,
     complete: bool,
+    answer: Option<Vec<u8>>,
+}
+
+impl Answering {
+    /// What reading the answer has told: what `base_resp` says, and what is counted.
+    pub(crate) fn told(&mut self, (code, units): (i64, u64)) {
+        if self.code == 0 {
+            self.code = code;
+        }
+        self.units = units;
+    }
+
+    /// Whether money is held for the call.
+    pub(crate) fn is_paid(&self) -> bool {
+        self.settle.as_ref().is_some_and(|(settle, ..)| settle.is_paid())
+    }
+
+    /// Settles now, and not when this is dropped.
+    pub(crate) async fn settle(mut self) {
+        if let Some((settle, app, call)) = self.settle.take() {
+            settle.answered(&app, &call, self.end()).await;
+        }
+    }
+
+    fn end(&mut self) -> End {
+        End {
+            channel: self.channel,
+            status: self.status,
+            code: self.code,
+            units: self.units,
+            bytes: self.bytes,
+            complete: self.complete,
+            answer: self.answer.take(),
+        }
+    }
 }
 
 impl Ending for Answering {
@@ -598,56 +795,9 @@ impl Ending for Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         if let Some((settle, app, call)) = self.settle.take() {
-            let channel = self.busy.take().map(|busy| busy.channel().id);
-            let end = End {
-                channel,
-                status: self.status,
-                code: self.code,
-                bytes: self.bytes,
-                complete: self.complete,
-            };
+            let end = self.end();
             let tasks = app.tasks.clone();
             tasks.spawn(async move { settle.answered(&app, &call, end).await });
-        }
-    }
-}
-
-// ---- The seams for ids and money. ----
-
-/// How an answered call ended.
-#[derive(Debug, Clone, Copy)]
-#[expect(dead_code, reason = "for the books of relayed calls")]
-pub(crate) struct End {
-    /// Who answered.
-    pub(crate) channel: Option<ChannelId>,
-    pub(crate) status: u16,
-    /// What `base_resp` says, or 0.
-    pub(crate) code: i64,
-    /// Of the body.
-    pub(crate) bytes: u64,
-    /// Whether upstream sent all of it, and the client took it.
-    pub(crate) complete: bool,
-}
-
-/// Step 10, however the call ends: dropped without a word, what was held is given back.
-pub(crate) struct Settle {}
-
-impl Settle {
-    /// Upstream has answered, and the answer is over.
-    #[expect(clippy::unused_async, reason = "the seam for the books of relayed calls")]
-    pub(crate) async fn answered(self, _app: &Arc<App>, _call: &Call, _end: End) {}
-
-    /// Nobody has: `error`, or what the account's own channel said.
-    fn unanswered(
-        self,
-        _app: &Arc<App>,
-        _call: &Arc<Call>,
-        tried: Tried,
-        error: &ApiError,
-    ) -> Response {
-        match tried.words {
-            Some((opening, _channel)) => own_words(opening),
-            None => refusal(error, bare),
         }
     }
 }
@@ -670,52 +820,8 @@ fn own_words(opening: Opening) -> Response {
     response
 }
 
-/// Step 3: whose everything is that the request names, and where it has to go because of that.
-#[expect(clippy::unused_async, reason = "the seam for ids")]
-async fn own(_app: &Arc<App>, call: &Call, _body: Option<&Whole>) -> Result<Needs, ApiError> {
-    let free = matches!(call.method, Method::GET | Method::HEAD);
-    Ok(Needs { free, ..Needs::default() })
-}
-
-/// Step 4: money for what the call can cost.
-#[expect(clippy::unused_async, reason = "the seam for the books of relayed calls")]
-async fn hold(_app: &Arc<App>, _call: &Call, _body: Option<&Whole>) -> Result<Settle, ApiError> {
-    Ok(Settle {})
-}
-
-/// Why a call's files are not on a channel.
-#[expect(dead_code, reason = "the seam for copies of files")]
-enum There {
-    /// The channel cannot take them now.
-    Channel(Fault),
-    /// They cannot be had, or no channel takes them.
-    Call(ApiError),
-}
-
-/// Step 6: the call's files are on the channel; what stands for ids there.
-#[expect(clippy::unused_async, reason = "the seam for ids")]
-async fn there(
-    _app: &Arc<App>,
-    _call: &Call,
-    _busy: &Busy,
-    _body: Option<&Whole>,
-) -> Result<Vec<Edit>, There> {
-    Ok(vec![])
-}
-
-/// Whether the answer is read on its way back, so that it must not come compressed.
-fn is_rewritten(_call: &Call) -> bool {
-    false
-}
-
-/// Step 9 for answers that name something: what they name is adopted, and what stands for it here is put in its place.
-#[expect(clippy::unused_async, reason = "the seam for ids")]
-async fn translate(
-    _app: &Arc<App>,
-    _call: &Arc<Call>,
-    head: HeaderMap,
-    opening: Opening,
-    ending: Answering,
-) -> (HeaderMap, Body) {
-    (head, Passing::body(opening.looked, opening.rest, ending))
+/// Writes down what was counted.
+pub(crate) async fn write_down(app: &App) -> Result<(), filegate_store::StoreError> {
+    money::write_down(app).await?;
+    replicate::write_down(app).await
 }

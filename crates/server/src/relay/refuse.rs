@@ -4,12 +4,14 @@
 //! status first.
 
 use axum::response::Response;
+use filegate_types::wire::BaseResp;
 use filegate_types::{ApiError, ErrorCode};
 use http::StatusCode;
 use serde::Serialize;
 
 use super::calls::Shape;
-use crate::http::reply;
+use super::ids::Refusal;
+use crate::http::reply::{self, Outcome};
 
 /// `error` as a call of `shape` is refused; `request_id` is the Trace-Id of the reply.
 pub(crate) fn refusal(shape: Shape, error: &ApiError, request_id: &str) -> Response {
@@ -22,6 +24,30 @@ pub(crate) fn refusal(shape: Shape, error: &ApiError, request_id: &str) -> Respo
     let error_body = ErrorBody { kind, message, http_code };
     let body = Refused { kind: "error", error: error_body, request_id };
     reply::refusal_as(status, None, error, &body)
+}
+
+/// As [`refusal`], also in words of upstream's that our own table does not have.
+pub(crate) fn refused(shape: Shape, why: &Refusal, request_id: &str) -> Response {
+    let (code, words) = match why {
+        Refusal::Ours(error) => return refusal(shape, error, request_id),
+        Refusal::Upstreams { code, message } => (*code, message),
+    };
+    // Whatever it is: something in the request is not to upstream's liking.
+    let status = ErrorCode::InvalidParams.http_status();
+    if shape == Shape::Native {
+        let status_if_asked = StatusCode::from_u16(status).ok();
+        let base_resp = BaseResp { status_code: code, status_msg: words.clone() };
+        return reply::json(
+            StatusCode::OK,
+            &reply::bare(base_resp),
+            Outcome { code, status_if_asked },
+        );
+    }
+    let http_code = (shape == Shape::OpenAi).then(|| "400".to_owned());
+    let error =
+        ErrorBody { kind: "bad_request_error", message: format!("{words} ({code})"), http_code };
+    let body = Refused { kind: "error", error, request_id };
+    reply::json(StatusCode::BAD_REQUEST, &body, Outcome { code, status_if_asked: None })
 }
 
 #[derive(Debug, Serialize)]

@@ -96,6 +96,31 @@ impl Opening {
         Ok(Self { parts, looked, whole, code, rest })
     }
 
+    /// Looks on until the end, or until more than `most` bytes are there. Where it breaks off, that is told by what
+    /// reads the rest.
+    pub(crate) async fn look_on(&mut self, most: usize) {
+        let mut bytes: usize = self.looked.iter().map(Bytes::len).sum();
+        while !self.whole && bytes <= most {
+            match self.rest.frame().await {
+                None => self.whole = true,
+                Some(Ok(frame)) => {
+                    let Ok(piece) = frame.into_data() else { continue };
+                    bytes += piece.len();
+                    self.looked.push_back(piece);
+                }
+                Some(Err(_cut)) => return,
+            }
+        }
+        if self.whole && self.code.is_none() {
+            self.code = code_of(&concat(&self.looked));
+        }
+    }
+
+    /// All of its body, if that is here.
+    pub(crate) fn all(&self) -> Option<Vec<u8>> {
+        self.whole.then(|| concat(&self.looked))
+    }
+
     /// How long upstream asks to be left alone.
     pub(crate) fn retry_after(&self, now: std::time::SystemTime) -> Option<std::time::Duration> {
         retry_after(&self.parts.headers, now)

@@ -1,11 +1,14 @@
 //! Which channel a call goes to, and why not the others. A pure function of what is known.
 
+use std::collections::BTreeSet;
+
 use filegate_types::{ChannelId, ChannelState, PurposeName};
 
 use super::channels::{Standing, TroubleKind};
 
 /// A channel as a choice sees it.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Candidate {
     pub(crate) id: ChannelId,
     pub(crate) state: ChannelState,
@@ -29,8 +32,10 @@ pub(crate) struct Candidate {
 /// What a call asks of its channel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Needs {
-    /// Where its task or voice is.
-    pub(crate) pinned: Option<ChannelId>,
+    /// Where all is that it names and that is in some places only, if it names such.
+    pub(crate) pinned: Option<BTreeSet<ChannelId>>,
+    /// Where a name of its is somebody else's.
+    pub(crate) avoid: BTreeSet<ChannelId>,
     /// The purposes of its files.
     pub(crate) purposes: Vec<PurposeName>,
     /// Whether it asks for nothing that costs, so that a channel without money will do if it has to be that one.
@@ -42,6 +47,8 @@ pub(crate) struct Needs {
 pub(crate) enum Out {
     /// What the call is about is on another channel.
     Elsewhere,
+    /// A name of the call's is somebody else's there.
+    Taken,
     /// The account may not use it.
     NotAllowed,
     /// It is disabled or removed.
@@ -107,8 +114,8 @@ pub(crate) fn explain(candidates: &[Candidate], needs: &Needs) -> Vec<(ChannelId
 }
 
 fn out(one: &Candidate, needs: &Needs) -> Option<Out> {
-    let pinned = match needs.pinned {
-        Some(channel) if channel != one.id => return Some(Out::Elsewhere),
+    let pinned = match &needs.pinned {
+        Some(channels) if !channels.contains(&one.id) => return Some(Out::Elsewhere),
         pinned => pinned.is_some(),
     };
     if one.others || !(one.allowed || pinned) {
@@ -122,6 +129,9 @@ fn out(one: &Candidate, needs: &Needs) -> Option<Out> {
     }
     if !one.usable {
         return Some(Out::Unusable);
+    }
+    if needs.avoid.contains(&one.id) {
+        return Some(Out::Taken);
     }
     let takes = |purpose| one.purposes.as_ref().is_none_or(|taken| taken.contains(purpose));
     if !needs.purposes.iter().all(takes) {
@@ -163,6 +173,7 @@ impl Out {
     pub(crate) fn why(self) -> &'static str {
         match self {
             Self::Elsewhere => "what the call is about is on another channel",
+            Self::Taken => "a name of the call's is another account's there",
             Self::NotAllowed => "the account may not use it",
             Self::Disabled => "it is disabled or removed",
             Self::Draining => "it is draining: only what is there goes there",
@@ -284,7 +295,7 @@ mod tests {
 
     #[test]
     fn what_is_pinned_goes_there_or_nowhere() {
-        let needs = Needs { pinned: Some(ChannelId(2)), free: true, ..Needs::default() };
+        let needs = Needs { pinned: Some([ChannelId(2)].into()), free: true, ..Needs::default() };
         for (change, fits) in [
             ((|_| {}) as fn(&mut Candidate), true),
             (|c| c.state = ChannelState::Draining, true),

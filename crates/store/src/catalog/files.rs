@@ -66,6 +66,34 @@ impl Catalog {
             .await
     }
 
+    /// Those of `file_ids` that are files of the account, in no order.
+    pub async fn files_of(
+        &self,
+        account: AccountId,
+        mut file_ids: Vec<FileId>,
+        now: UnixMillis,
+    ) -> Result<Vec<FileRecord>, StoreError> {
+        file_ids.sort_unstable();
+        file_ids.dedup();
+        let Some(last) = file_ids.last().copied() else { return Ok(vec![]) };
+        // Few different statements: the last id is asked for until there are 2^n.
+        file_ids.resize(file_ids.len().next_power_of_two(), last);
+        self.engine
+            .read("reading file rows", move |c| {
+                let places: Vec<_> = (3..file_ids.len() + 3).map(|n| format!("?{n}")).collect();
+                let sql = format!(
+                    "{} WHERE account_id = ?1 AND (expires_at IS NULL OR expires_at > ?2)
+                       AND file_id IN ({})",
+                    select_files!(""),
+                    places.join(", ")
+                );
+                let mut values = [account.0, now.0].map(Value::Integer).to_vec();
+                values.extend(file_ids.iter().map(|id| Value::Integer(id.get())));
+                c.prepare_cached(&sql)?.query_map(&values[..], record)?.collect()
+            })
+            .await
+    }
+
     /// A file of the account with the sums of its blocks, for reading its content.
     pub async fn file_with_sums(
         &self,

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use filegate_store::catalog::KeySelector;
 use filegate_store::{CommitOutcome, DeleteOutcome, JobKind, StoreError};
-use filegate_types::{Call, KeyHash, KeyId, UnixMillis};
+use filegate_types::{Call, FileId, KeyHash, KeyId, UnixMillis};
 
 use crate::support::{LEASE, NOW, Store, blob_key, in_ms, new_file, new_upload, on_both};
 
 on_both!(
     an_upload_becomes_a_file_of_its_account_alone,
     ids_that_clash_are_drawn_again,
+    files_are_found_together_and_only_the_accounts_own,
     lists_page_by_purpose,
     a_delete_hides_at_once_and_leaves_a_purge_job,
     an_upload_that_was_reaped_cannot_commit,
@@ -54,6 +55,26 @@ async fn ids_that_clash_are_drawn_again(store: Store) {
     assert_eq!(listed.iter().map(|f| f.file_id).collect::<Vec<_>>(), ids);
     ids.dedup();
     assert_eq!(ids.len(), 40);
+}
+
+async fn files_are_found_together_and_only_the_accounts_own(store: Store) {
+    let (acme, _) = store.account("acme", 1).await;
+    let (other, _) = store.account("other", 2).await;
+    let mut mine = Vec::new();
+    for seed in 0..3 {
+        mine.push(store.upload(acme, seed, b"x").await);
+    }
+    let theirs = store.upload(other, 9, b"x").await;
+    let never = FileId::new(7).unwrap();
+    let asked = vec![mine[2].file_id, never, theirs.file_id, mine[0].file_id, mine[2].file_id];
+
+    let mut found = store.catalog.files_of(acme, asked.clone(), NOW).await.unwrap();
+    found.sort_by_key(|file| file.file_id);
+    assert_eq!(found, [mine[0].clone(), mine[2].clone()]);
+    assert_eq!(store.catalog.files_of(other, asked, NOW).await.unwrap(), [theirs]);
+    assert!(store.catalog.files_of(acme, vec![], NOW).await.unwrap().is_empty());
+    let many = (1..=1000).map(|id| FileId::new(id).unwrap()).collect();
+    assert!(store.catalog.files_of(acme, many, NOW).await.unwrap().is_empty());
 }
 
 async fn lists_page_by_purpose(store: Store) {
