@@ -17,6 +17,7 @@ use filegate_types::{
     AccountId, ApiError, ChannelId, FileId, FileRecord, Principal, PurposeName, UnixMillis,
 };
 
+use super::adopt;
 use super::json::Kind;
 use super::replicate::ReplicateError;
 use crate::app::{App, random};
@@ -346,8 +347,8 @@ async fn voices(
         return Err(Refusal::unknown_voice());
     }
     // White space around a name is none of it: who adds some means the same voice, and upstream may think so too.
-    let named = asked.iter().filter(|one| one.kind == Kind::VoiceId);
-    let names: BTreeSet<String> = named.map(|one| one.text.trim().to_owned()).collect();
+    let voices = asked.iter().filter(|one| one.kind == Kind::VoiceId);
+    let names: BTreeSet<String> = voices.map(|one| one.text.trim().to_owned()).collect();
     if names.is_empty() {
         return Ok(());
     }
@@ -495,7 +496,7 @@ impl Born {
             purpose: self.purpose.clone(),
             filename: name_of(&self.purpose).to_owned(),
             task_id: self.task,
-            expires_at: None,
+            expires_at: adopt::lifetime(self.purpose.as_str()).map(|life| now.plus(life)),
             keep: self.principal.settings.keep_outputs.unwrap_or(app.config.relay.keep_outputs),
             id_bits: id_bits(),
         };

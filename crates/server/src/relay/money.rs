@@ -135,10 +135,10 @@ impl Hold {
             units_max,
             lease_until: now.plus(LEASE),
         };
-        let held = app.catalog.hold_relay(new, now).await;
-        match held.map_err(|error| store_failed(&error))? {
-            Ok(held) => {
-                if held.amount.is_zero() {
+        let taken = app.catalog.hold_relay(new, now).await;
+        match taken.map_err(|error| store_failed(&error))? {
+            Ok(taken) => {
+                if taken.amount.is_zero() {
                     hold.forget();
                 }
                 Ok(hold)
