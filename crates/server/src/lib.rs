@@ -70,6 +70,7 @@ pub use http::range;
 pub use intake::inspect_file;
 pub use moderation::{ImageHashError, image_hash, normal_form};
 pub use relay::json;
+pub use secrets::unusable_keys;
 pub use shared::{RedisFacts, RedisFault};
 pub use stores::Stores;
 

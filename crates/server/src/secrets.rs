@@ -14,6 +14,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use filegate_store::seal::SEALING_KEY_BYTES;
 use filegate_store::{ChannelRow, SealError, Sealer};
+use filegate_types::ChannelState;
 
 use crate::app::random;
 use crate::config::Config;
@@ -25,6 +26,19 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// What is wrong with the keys of channels, a sentence for each that cannot be used; for who looks at a gateway
+/// that does not run.
+pub fn unusable_keys(config: &Config, channels: &[ChannelRow]) -> Vec<String> {
+    let live: Vec<_> =
+        channels.iter().filter(|channel| channel.state != ChannelState::Removed).collect();
+    match Secrets::new(config) {
+        Err(error) => vec![error.to_string()],
+        Ok(secrets) => {
+            live.iter().filter_map(|one| secrets.open(one).err()).map(|e| e.to_string()).collect()
+        }
+    }
+}
 
 /// The sealing keys of this gateway.
 #[derive(Debug)]
@@ -217,7 +231,7 @@ fn make(path: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use filegate_types::{ChannelCondition, ChannelId, ChannelSettings, ChannelState, UnixMillis};
+    use filegate_types::{ChannelCondition, ChannelId, ChannelSettings, UnixMillis};
 
     use super::*;
     use crate::config::Secret;

@@ -203,7 +203,7 @@ mod tests {
     use filegate_types::{FileRecord, FileState, PlainKey, Scopes, TenantLimits, UnixMillis};
 
     use super::*;
-    use crate::catalog::{Caller, Catalog, CommitOutcome, KeyDraft, NewFile, NewUpload};
+    use crate::catalog::{Caller, Catalog, CommitOutcome, KeyDraft, NewFile, NewUpload, OnChannel};
     use crate::datadir::Reserve;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -257,6 +257,7 @@ mod tests {
             verdict: None,
             limits: TenantLimits::default(),
             first_answer: None,
+            upstream: OnChannel::Nowhere,
             id_bits: [u16::from(seed); 8],
         };
         match catalog.commit_upload(principal.account_id, file, NOW).await.unwrap() {

@@ -22,8 +22,8 @@ pub use catalog::{
     AccountTerms, AdoptedFile, BookFault, Callback, Caller, Catalog, ChannelRow, Claim,
     CommitOutcome, CostRow, DeleteCause, DeleteOutcome, Delivery, DrainProgress, FirstAnswer, Held,
     Job, JobKind, KeepOutcome, KeptAnswer, KeyDraft, KeyRow, NewAdopted, NewFile, NewHold, NewTask,
-    NewUpload, PostgresFacts, PostgresOptions, Quota, RelayPrices, Relayed, RelayedUsage, Replica,
-    ReplicaState, Short, TaskRow, Uploaded, Usage, VoiceRow, VoiceState,
+    NewUpload, OnChannel, PostgresFacts, PostgresOptions, Quota, RelayPrices, Relayed,
+    RelayedUsage, Replica, ReplicaState, Short, TaskRow, Uploaded, Usage, VoiceRow, VoiceState,
 };
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};

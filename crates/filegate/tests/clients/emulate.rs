@@ -14,14 +14,14 @@ use crate::readme::{interpreter, snippets};
 use crate::{Bench, FILEGATE, REPOSITORY, SCRIPTS, packages, run, succeed, told};
 
 /// A running emulator. Killed when dropped.
-struct Emulated {
+pub(crate) struct Emulated {
     child: Child,
     url: String,
     key: String,
 }
 
 impl Emulated {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = emulate(arguments);
         let mut child = command.arg("--json").stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -29,6 +29,10 @@ impl Emulated {
         let said: Value = serde_json::from_str(&line).unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         Self { child, url: text(&said["url"]), key: text(&said["accounts"][0]["key"]) }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     fn address(&self) -> &str {

@@ -10,6 +10,7 @@ mod emulate;
 mod operations;
 mod packages;
 mod readme;
+mod relay;
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -31,6 +32,10 @@ struct Bench {
 
 impl Bench {
     fn start() -> Self {
+        Self::of(&Setup::new(FILEGATE))
+    }
+
+    fn of(setup: &Setup) -> Self {
         let work = tempfile::tempdir().unwrap();
         let samples = work.path().join("samples");
         fs::create_dir(&samples).unwrap();
@@ -38,7 +43,7 @@ impl Bench {
             let entry = entry.unwrap();
             fs::copy(entry.path(), samples.join(entry.file_name())).unwrap();
         }
-        Self { server: Setup::new(FILEGATE).start(), work }
+        Self { server: setup.start(), work }
     }
 
     /// What MiniMax clients take as their base URL.

@@ -21,13 +21,13 @@ const SEALING: [&str; 2] = [
 ];
 
 /// Upstream's stand-in, in a process of its own.
-struct Upstream {
+pub(crate) struct Upstream {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Upstream {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_filegate"));
         clean_environment(&mut command);
         command.arg("emulate").args(arguments).arg("--json").stdout(Stdio::piped());
@@ -55,7 +55,7 @@ impl Drop for Upstream {
 }
 
 /// A gateway whose keys of channels are sealed with a setting, and which knows these regions.
-fn relaying(regions: &[&Upstream]) -> Setup {
+pub(crate) fn relaying(regions: &[&Upstream]) -> Setup {
     let regions: Vec<&str> = regions.iter().map(|region| region.url.as_str()).collect();
     setup().config(&format!("[relay]\nsecret_key = '{}'\nregions = {regions:?}\n", SEALING[0]))
 }
@@ -83,7 +83,7 @@ fn ok(server: &TestServer, words: &[&str], secret: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn add(server: &TestServer, name: &str, base_url: &str, key: &str) -> Value {
+pub(crate) fn add(server: &TestServer, name: &str, base_url: &str, key: &str) -> Value {
     post(server, "/channels", &json!({"name": name, "base_url": base_url, "key": key}))
 }
 
@@ -253,10 +253,10 @@ fn an_account_that_may_not_upload_is_told_in_upstreams_words() {
 
 #[test]
 fn sealing_keys_are_rotated_and_a_lost_one_is_told() {
+    const KEY: &str = "sk-rotated-key-0001";
     if only_embedded("replicas share no data directory, and their sealing key is a setting") {
         return;
     }
-    const KEY: &str = "sk-rotated-key-0001";
     let upstream = Upstream::start(&["--key", KEY]);
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
@@ -292,6 +292,11 @@ fn sealing_keys_are_rotated_and_a_lost_one_is_told() {
     write(SEALING[0]);
     let server = regions.start_on(&data);
     refused(&test(&server), 409, "give back the sealing key");
+    let mut doctor = Command::new(env!("CARGO_BIN_EXE_filegate"));
+    clean_environment(&mut doctor);
+    let told = doctor.args(["doctor", "--data-dir"]).arg(&data).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(told.contains("the key of channel \"one\" does not open"), "{told}");
     let told = server.admin_as(&token, "POST", "/reseal").body("{}").send().json();
     assert_eq!(told, json!({"resealed": 0, "kept": 0, "unopened": ["one"]}));
     let key = json!({"key": KEY}).to_string();

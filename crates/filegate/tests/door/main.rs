@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
 mod admin;
+mod adopted;
 mod backup;
 mod books;
 mod channels;

@@ -3,11 +3,13 @@
 use filegate_store::admin::{
     AdminChange, AdminQuestion, AdminSubject, FileAct, FileFilter, FileVerb,
 };
+use filegate_types::FileId;
 use serde::Deserialize;
 
 use super::ask::{self, Ask};
 use super::problem::Problem;
-use super::{Asked, Plan, Planned, Sought};
+use super::{Answer, Answered, Asked, Plan, Planned, Sought};
+use crate::relay::explain;
 
 pub(super) fn list(ask: &Ask) -> Asked {
     let sha256 = ask
@@ -26,8 +28,25 @@ pub(super) fn look(ask: &Ask) -> Sought {
     Ok(AdminSubject::File(ask.path_id("id")?))
 }
 
-pub(super) fn explain(ask: &Ask) -> Sought {
-    Ok(AdminSubject::Explain(ask.path_id("id")?))
+/// What rows say of a file, and where it is upstream.
+pub(super) async fn explain(ask: Ask) -> Answered {
+    let (app, id) = (&ask.app, ask.path_id("id")?);
+    let file_id =
+        FileId::new(id).map_err(|_why| Problem::not_found("ids of files are positive"))?;
+    if let Some(file) = app.catalog.adopted_of_any(file_id).await? {
+        let terms = app.catalog.account_terms(file.account_id).await?;
+        let terms = terms.ok_or_else(|| Problem::not_found("its account is gone"))?;
+        return Ok(Answer::Json(explain::adopted(app, &terms, &file).await?));
+    }
+    let mut told = app.catalog.admin_look(AdminSubject::Explain(id), ask.now).await??;
+    if let Some(account) = app.catalog.owner_of(file_id).await?
+        && let Some(terms) = app.catalog.account_terms(account).await?
+    {
+        let purpose = told["file"]["purpose"].as_str().and_then(|purpose| purpose.parse().ok());
+        let relay = explain::stored(app, account, &terms, file_id, purpose.as_ref()).await?;
+        told["relay"] = relay;
+    }
+    Ok(Answer::Json(told))
 }
 
 pub(super) fn receipts(ask: &Ask) -> Asked {

@@ -30,6 +30,14 @@ const UNKNOWN_KEY: [i64; 2] = [1004, 2049];
 /// Codes of a known key: of a rate, a balance, a plan, tokens, connections.
 const KNOWN_KEY: [i64; 7] = [1002, 1008, 1028, 1030, 1039, 1041, 2045];
 
+/// A host to be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Host {
+    base_url: String,
+    /// What old accounts need in the query.
+    group_id: Option<String>,
+}
+
 /// A host that was asked.
 struct Asked {
     base_url: String,
@@ -52,8 +60,9 @@ pub(super) async fn stored(ask: Ask) -> Answered {
     super::nothing(&ask)?;
     let channel = super::channel_row(&ask).await?;
     let plain = ask.app.secrets.open(&channel)?;
-    let group_id = channel.settings.group_id.as_deref();
-    test(&ask, Some(&channel.name), &channel.base_url, &key(&plain)?, group_id).await
+    let own =
+        Host { base_url: channel.base_url.clone(), group_id: channel.settings.group_id.clone() };
+    test(&ask, Some(&channel.name), own, &key(&plain)?).await
 }
 
 #[derive(Deserialize)]
@@ -61,30 +70,27 @@ pub(super) async fn stored(ask: Ask) -> Answered {
 struct Given {
     base_url: String,
     key: String,
+    group_id: Option<String>,
 }
 
 /// Tests what could become a channel.
 pub(super) async fn given(ask: Ask) -> Answered {
     let given: Given = ask.json()?;
-    test(&ask, None, &base_url(&given.base_url)?, &key(&given.key)?, None).await
+    let own = Host { base_url: base_url(&given.base_url)?, group_id: given.group_id };
+    test(&ask, None, own, &key(&given.key)?).await
 }
 
-async fn test(
-    ask: &Ask,
-    name: Option<&str>,
-    own: &str,
-    key: &Key,
-    _group_id: Option<&str>,
-) -> Answered {
-    let mut hosts = vec![own.to_owned()];
+/// The channel's own host is the first that is asked.
+async fn test(ask: &Ask, name: Option<&str>, own: Host, key: &Key) -> Answered {
+    let mut hosts = vec![own.clone()];
     for region in &ask.app.config.relay.regions {
-        let region = base_url(region)?;
+        let region = Host { base_url: base_url(region)?, group_id: own.group_id.clone() };
         if !hosts.contains(&region) {
             hosts.push(region);
         }
     }
     if ask.dry_run()? {
-        let hosts: Vec<_> = hosts.iter().map(|host| json!({"base_url": host})).collect();
+        let hosts: Vec<_> = hosts.iter().map(|host| json!({"base_url": host.base_url})).collect();
         return Ok(Answer::Json(json!({"channel": name, "hosts": hosts, "dry_run": true})));
     }
     let asked = join_all(hosts.into_iter().map(|host| {
@@ -92,12 +98,12 @@ async fn test(
         async move {
             let began = Instant::now();
             let outcome = list(&host, key).await;
-            Asked { base_url: host, own, outcome, took: began.elapsed() }
+            Asked { base_url: host.base_url, own, outcome, took: began.elapsed() }
         }
     }))
     .await;
     let reached = asked.iter().any(|host| host.own && host.outcome.known == Some(true));
-    let upload = if reached { Some(upload(own, key).await) } else { None };
+    let upload = if reached { Some(upload(&own, key).await) } else { None };
     let (verdict, advice) = verdict(&asked, upload.as_ref().map(|(outcome, _)| outcome));
     let hosts: Vec<Value> = asked.iter().map(Asked::shown).collect();
     let upload = upload.map(|(outcome, deleted)| {
@@ -105,7 +111,7 @@ async fn test(
                "deleted": deleted})
     });
     Ok(Answer::Json(json!({
-        "channel": name, "base_url": own, "verdict": verdict, "advice": advice,
+        "channel": name, "base_url": own.base_url, "verdict": verdict, "advice": advice,
         "hosts": hosts, "upload": upload,
     })))
 }
@@ -120,25 +126,26 @@ impl Asked {
     }
 }
 
-fn client(host: &str, key: &Key) -> Result<Client, Error> {
+fn client(host: &Host, key: &Key) -> Result<Client, Error> {
     // Fails only when one is set already.
     let _installed = rustls::crypto::ring::default_provider().install_default();
     Client::new(&ClientConfig {
         connect_timeout: CONNECT_MAX,
         idle_timeout: ANSWER_MAX,
         answer_timeout: ANSWER_MAX,
-        ..ClientConfig::new(host, Some(key.clone()))
+        group_id: host.group_id.clone(),
+        ..ClientConfig::new(host.base_url.clone(), Some(key.clone()))
     })
 }
 
-async fn list(host: &str, key: &Key) -> Outcome {
+async fn list(host: &Host, key: &Key) -> Outcome {
     let query = ListQuery { purpose: Some(LISTED_PURPOSE.to_owned()), limit: None, after: None };
     let asked = async { client(host, key)?.list(&query).await.map(drop) };
     outcome(in_time(asked).await, key)
 }
 
 /// Uploads a file and deletes it; says whether both worked.
-async fn upload(host: &str, key: &Key) -> (Outcome, Option<bool>) {
+async fn upload(host: &Host, key: &Key) -> (Outcome, Option<bool>) {
     let file = Upload::from_bytes(UPLOADED_PURPOSE, "filegate-channel-test.txt", UPLOADED);
     let uploaded = in_time(async { client(host, key)?.upload(file).await }).await;
     match uploaded.map(|reply| reply.file.map(|file| file.file_id)) {
@@ -151,7 +158,7 @@ async fn upload(host: &str, key: &Key) -> (Outcome, Option<bool>) {
     }
 }
 
-async fn delete(host: &str, key: &Key, id: FileId) -> Result<(), Error> {
+async fn delete(host: &Host, key: &Key, id: FileId) -> Result<(), Error> {
     client(host, key)?.delete(id, Some(UPLOADED_PURPOSE)).await.map(drop)
 }
 

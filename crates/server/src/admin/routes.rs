@@ -107,7 +107,7 @@ pub(super) static ROUTES: [Route; 57] = [
     change(Support, "/keys/{id}/rotate", "key.rotate", keys::rotate),
     list("/files", &["account", "purpose", "state", "filename", "sha256"], files::list),
     look("/files/{id}", files::look),
-    look("/files/{id}/explain", files::explain),
+    read("/files/{id}/explain", &[], |ask| Box::pin(files::explain(ask))),
     change(Support, "/files/{id}/quarantine", "file.quarantine", files::quarantine),
     change(Support, "/files/{id}/release", "file.release", files::release),
     change(Support, "/files/{id}/delete", "file.delete", files::delete),

@@ -48,6 +48,9 @@ pub(super) async fn handler(
     request: Request,
 ) -> Response {
     match upload(&app, &trace, request).await {
+        Ok(reply) if reply.base_resp.status_code != 0 => {
+            reply::words(reply.base_resp.clone(), |base_resp| UploadReply { base_resp, ..reply })
+        }
         Ok(reply) => reply::success(&reply),
         Err(error) => reply::refusal(&error, |base_resp| UploadReply {
             file: None,
@@ -79,6 +82,9 @@ async fn upload(app: &Arc<App>, trace: &Trace, request: Request) -> Result<Uploa
     let (file, validated) = match uploaded {
         Uploaded::Stored(record) => (Some(record.to_wire()), None),
         Uploaded::Repeated(file) => (Some(*file), None),
+        Uploaded::Refused(base_resp) => {
+            return Ok(UploadReply { file: None, validated: None, base_resp });
+        }
         Uploaded::Validated(checked) => {
             let validated = Validated {
                 bytes: checked.sum.bytes,

@@ -41,7 +41,10 @@ pub(crate) async fn land(
 
 impl UploadGuard {
     /// Waits for `work` and keeps the lease alive. Fails, and drops the work, if the upload was reaped.
-    async fn renewed_while<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ApiError> {
+    pub(super) async fn renewed_while<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, ApiError> {
         let mut work = pin!(work);
         let pause = self.app.config.jobs.upload_lease.0 / 4;
         loop {

@@ -38,13 +38,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use filegate_store::{BlobSum, CommitOutcome, FirstAnswer, NewFile, NewUpload, StoreError};
+use filegate_store::{
+    BlobSum, CommitOutcome, FirstAnswer, NewFile, NewUpload, OnChannel, StoreError,
+};
 use filegate_types::purpose::{Keep, PurposeName, PurposePolicy};
 use filegate_types::units::{Bytes, Span};
-use filegate_types::wire::FileObject;
+use filegate_types::wire::{BaseResp, FileObject};
 use filegate_types::{
-    AccountId, AccountSettings, ApiError, BlobKey, ErrorCode, FileRecord, KeyId, Principal,
-    UnixMillis,
+    AccountId, AccountSettings, ApiError, BlobKey, ErrorCode, FileRecord, FileState, KeyId,
+    Principal, UnixMillis,
 };
 use http::HeaderMap;
 
@@ -53,6 +55,7 @@ use crate::http::body::{Incoming, content_length};
 use crate::http::reply::store_failed;
 use crate::moderation::{self, What};
 use crate::pay;
+use crate::relay::on_upload::{self, Placed};
 use form::ReceivedForm;
 use inspect::Inspected;
 use repeat::Repeatable;
@@ -70,6 +73,8 @@ pub(crate) enum Uploaded {
     Repeated(Box<FileObject>),
     /// It passed every check, and nothing was kept.
     Validated(Box<Checked>),
+    /// Upstream, which was to have it first, will not have it; nothing was kept.
+    Refused(BaseResp),
 }
 
 /// A file that passed every check.
@@ -221,6 +226,19 @@ async fn finish(
         turn = Some(app.gate.turn(principal.account_id).await?);
     }
     let sum = land(&app, &principal, &mut guard, spool).await?.into_sum();
+    let mut upstream = OnChannel::Nowhere;
+    if verdict.state == FileState::Ready && on_upload::is_wanted(&app, &principal) {
+        // Others do not wait for a channel.
+        drop(turn.take());
+        let placing = Instant::now();
+        let key = guard.begin().await?;
+        let place = on_upload::place(&app, &principal, &purpose, &filename, (&key, &sum));
+        match guard.renewed_while(place).await? {
+            Placed::Refused(words) => return Ok(Uploaded::Refused(words)),
+            Placed::Goes(goes) => upstream = goes,
+        }
+        stage("upstream", placing);
+    }
     let _turn = match turn {
         Some(turn) => turn,
         None => app.gate.turn(principal.account_id).await?,
@@ -231,6 +249,7 @@ async fn finish(
     let expires_at = expiry(keep, expires_after, &principal.settings, now);
     let media_type = media_type.to_owned();
     let key_id = principal.key_id;
+    let named = purpose.clone();
     let draft = |blob_key| NewFile {
         purpose,
         filename,
@@ -244,11 +263,35 @@ async fn finish(
         verdict: verdict.json,
         limits: principal.account_limits.clone(),
         first_answer,
+        upstream: upstream.clone(),
         id_bits: id_bits(),
     };
-    let record = guard.commit(draft, now).await?;
+    let committed = guard.commit(draft, now).await;
+    after_commit(&app, committed.as_ref().ok(), upstream, &named).await;
+    let record = committed?;
     stage("commit", committing);
     Ok(Uploaded::Stored(Box::new(record)))
+}
+
+/// Sees to what is upstream of a file that was committed, or was not.
+async fn after_commit(
+    app: &App,
+    committed: Option<&FileRecord>,
+    upstream: OnChannel,
+    purpose: &PurposeName,
+) {
+    match (committed, upstream) {
+        (Some(_), OnChannel::Later) => app.relay.jobs_due.notify_one(),
+        // A copy of nothing. If there is a file after all, its next call finds the copy gone.
+        (None, OnChannel::There { channel, upstream_id, .. }) => {
+            let now = app.clock.now();
+            let gone = app.catalog.delete_upstream(channel, upstream_id, purpose.to_string(), now);
+            if let Err(error) = gone.await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "upload.copy.left");
+            }
+        }
+        _ => {}
+    }
 }
 
 /// When the file goes: what the upload asked for, else what the purpose says, and never later than the
@@ -497,6 +540,7 @@ fn observe(
         Ok(Uploaded::Stored(_)) => "stored".to_owned(),
         Ok(Uploaded::Repeated(_)) => "repeated".to_owned(),
         Ok(Uploaded::Validated(_)) => "validated".to_owned(),
+        Ok(Uploaded::Refused(words)) => words.status_code.to_string(),
         Err(error) => error.code.number().to_string(),
     };
     metrics::counter!("filegate_upload_received_bytes_total").increment(received);

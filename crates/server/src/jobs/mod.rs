@@ -49,6 +49,7 @@ pub(crate) fn start(app: &Arc<App>) {
     app.tasks.spawn(scrub::run(Arc::clone(app)));
     app.tasks.spawn(unfinished(Arc::clone(app)));
     app.tasks.spawn(relay::jobs::run(Arc::clone(app)));
+    app.tasks.spawn(relay::jobs::drain(Arc::clone(app)));
 }
 
 async fn unfinished(app: Arc<App>) {

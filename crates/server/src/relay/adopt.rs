@@ -207,22 +207,37 @@ pub(crate) async fn linked(
     asked: &HeaderMap,
 ) -> Result<Content, Refused> {
     match retrieve(app, file).await?.download_url {
-        Some(url) => {
-            let home = home(app, file.channel_id).await?;
-            app.relay.downloads.fetch(app, &url, home.as_deref(), &ranges(asked)).await
-        }
+        Some(url) => opened(app, file, &url, asked).await,
         None => content(app, file, asked).await,
     }
 }
 
-/// The content by whatever way there is, whole: to be kept.
-pub(crate) async fn bytes_of(app: &Arc<App>, file: &AdoptedFile) -> Result<Content, Refused> {
+/// The content by whatever way there is, whole: to be kept. And how long upstream says that it is; 0 if it
+/// does not, as of videos.
+pub(crate) async fn bytes_of(
+    app: &Arc<App>,
+    file: &AdoptedFile,
+) -> Result<(Content, u64), Refused> {
+    let told = retrieve(app, file).await?;
     let whole = HeaderMap::new();
-    if file.purpose.as_str() == READ_BY_CONTENT {
-        content(app, file, &whole).await
-    } else {
-        linked(app, file, &whole).await
-    }
+    let content = match told.download_url {
+        Some(url) if file.purpose.as_str() != READ_BY_CONTENT => {
+            opened(app, file, &url, &whole).await?
+        }
+        _ => content(app, file, &whole).await?,
+    };
+    Ok((content, told.bytes))
+}
+
+/// What is at a link that upstream has just given.
+async fn opened(
+    app: &Arc<App>,
+    file: &AdoptedFile,
+    url: &str,
+    asked: &HeaderMap,
+) -> Result<Content, Refused> {
+    let home = home(app, file.channel_id).await?;
+    app.relay.downloads.fetch(app, url, home.as_deref(), &ranges(asked)).await
 }
 
 /// The answer to a client.

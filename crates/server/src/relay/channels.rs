@@ -580,3 +580,132 @@ pub(crate) fn describe(channels: &BTreeMap<ChannelId, Arc<Channel>>, clock: &dyn
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use filegate_types::ChannelSettings;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn row() -> ChannelRow {
+        ChannelRow {
+            channel_id: ChannelId(1),
+            name: "one".to_owned(),
+            account_id: None,
+            base_url: "http://upstream".to_owned(),
+            sealed_key: vec![],
+            key_hint: String::new(),
+            state: ChannelState::Active,
+            settings: ChannelSettings::default(),
+            created_at: UnixMillis(0),
+            condition: ChannelCondition::Well,
+            condition_until: None,
+            condition_since: None,
+            condition_why: String::new(),
+        }
+    }
+
+    fn secrets() -> Secrets {
+        let nowhere = "/nonexistent".into();
+        Secrets::new(&Config { data_dir: nowhere, ..Config::default() }).unwrap()
+    }
+
+    fn channel() -> (Channel, Settings) {
+        let settings = Settings {
+            breaker_failures: 3,
+            breaker_pause: filegate_types::units::Span::seconds(5),
+            ..Settings::default()
+        };
+        (Channel::new(row(), &settings, &Tasks::default(), &secrets()), settings)
+    }
+
+    fn at(seconds: i64) -> UnixMillis {
+        UnixMillis(seconds * 1000)
+    }
+
+    fn out(channel: &Channel, now: i64) -> Option<TroubleKind> {
+        match channel.standing(at(now)) {
+            Standing::Out(trouble) => Some(trouble.kind),
+            Standing::Well | Standing::Try => None,
+        }
+    }
+
+    #[test]
+    fn failures_in_a_row_give_a_pause_that_doubles_until_it_is_well() {
+        let (channel, settings) = channel();
+        let fails = |began, now| channel.failed(&settings, Fault::Failed, at(began), at(now));
+        assert_eq!((fails(0, 0), fails(0, 0)), (None, None));
+        channel.went_through(at(0), true);
+        assert_eq!((fails(1, 1), fails(1, 1)), (None, None));
+        assert_eq!(fails(1, 1).unwrap().until, at(6));
+        assert_eq!(out(&channel, 5), Some(TroubleKind::Failing));
+        assert_eq!(channel.standing(at(6)), Standing::Try);
+        // What began before the pause says nothing new.
+        assert_eq!(fails(1, 7), None);
+        assert_eq!(fails(7, 7).unwrap().until, at(17));
+        assert_eq!(fails(17, 17).unwrap().until, at(37));
+        // Nor does what was well before.
+        assert_eq!(channel.went_through(at(16), true), None);
+        assert_eq!(channel.went_through(at(37), true), Some(ChannelCondition::Well));
+        assert_eq!(channel.standing(at(37)), Standing::Well);
+        assert_eq!((fails(40, 40), fails(40, 40)), (None, None));
+        assert_eq!(fails(40, 40).unwrap().until, at(45));
+    }
+
+    #[test]
+    fn a_limit_ends_by_itself_and_the_longer_one_counts() {
+        let (channel, settings) = channel();
+        let limited = |seconds| {
+            let pause = Some(Duration::from_secs(seconds));
+            channel.failed(&settings, Fault::Limited(pause), at(0), at(0))
+        };
+        assert!(limited(9).is_some());
+        assert!(limited(3).is_none());
+        assert_eq!(out(&channel, 8), Some(TroubleKind::Limited));
+        // A call that got through meanwhile does not end it.
+        assert_eq!(channel.went_through(at(1), true), None);
+        assert_eq!(out(&channel, 8), Some(TroubleKind::Limited));
+        assert_eq!(channel.standing(at(9)), Standing::Well);
+    }
+
+    #[test]
+    fn what_is_worse_stays_and_what_is_free_does_not_show_money() {
+        let (channel, settings) = channel();
+        assert!(channel.failed(&settings, Fault::OutOfBalance, at(0), at(0)).is_some());
+        assert!(channel.failed(&settings, Fault::Limited(None), at(0), at(0)).is_none());
+        let later = settings.unusable_pause.0.as_secs() as i64 + 1;
+        assert_eq!(channel.standing(at(later)), Standing::Try);
+        assert_eq!(channel.went_through(at(later), false), None);
+        assert!(channel.went_through(at(later), true).is_some());
+        assert_eq!(channel.standing(at(later)), Standing::Well);
+    }
+
+    #[test]
+    fn rows_tell_of_what_other_replicas_have_seen() {
+        let (channel, settings) = channel();
+        let cooling = ChannelRow {
+            condition: ChannelCondition::Cooling,
+            condition_until: Some(at(10)),
+            condition_since: Some(at(1)),
+            condition_why: TroubleKind::Failing.why().to_owned(),
+            ..row()
+        };
+        channel.update(cooling, &secrets());
+        assert_eq!(out(&channel, 5), Some(TroubleKind::Failing));
+        assert_eq!(channel.standing(at(10)), Standing::Try);
+        channel.update(row(), &secrets());
+        assert_eq!(channel.standing(at(5)), Standing::Well);
+
+        channel.failed(&settings, Fault::KeyRefused, at(20), at(20));
+        // A row that was read before it was written down changes nothing; one that was well later does.
+        channel.update(row(), &secrets());
+        assert_eq!(out(&channel, 21), Some(TroubleKind::KeyRefused));
+        channel.update(ChannelRow { condition_since: Some(at(22)), ..row() }, &secrets());
+        assert_eq!(channel.standing(at(23)), Standing::Well);
+        // So does another key.
+        channel.failed(&settings, Fault::KeyRefused, at(30), at(30));
+        channel.update(ChannelRow { sealed_key: vec![1], ..row() }, &secrets());
+        assert_eq!(channel.standing(at(31)), Standing::Well);
+    }
+}

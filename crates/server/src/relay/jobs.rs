@@ -3,22 +3,29 @@
 //!
 //! | job | what it does | safe to repeat because |
 //! |---|---|---|
+//! | `replicate` | copies a file to a channel | what is there is not copied again |
 //! | `delete_replica` | deletes what is nobody's any more from a channel | absent is success |
 //! | `keep_adopted` | brings the bytes of a file that was born upstream here | its row says whether they are |
+//!
+//! A channel that is drained has its files copied elsewhere by jobs, some at a time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use filegate_store::{Job, JobKind, StoreError};
-use filegate_types::{AccountId, ChannelId, FileId};
+use filegate_types::{AccountId, ChannelId, ChannelState, FileId, UnixMillis};
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::adopt::keep::{Kept, keep};
 use super::adopt::{self, Place, Refused};
-use crate::app::App;
+use super::candidates_of;
+use super::owned::endpoint;
+use super::replicate::{ReplicateError, ensure};
+use super::route::{self, Needs};
+use crate::app::{App, random};
 use crate::jobs::backoff;
 
 /// Jobs at a time.
@@ -31,7 +38,12 @@ const CLAIM: Duration = Duration::from_mins(11);
 const TRIES_MAX: u32 = 160;
 
 /// The kinds that are done here.
-const KINDS: &[JobKind] = &[JobKind::DeleteReplica, JobKind::KeepAdopted];
+const KINDS: &[JobKind] = &[JobKind::Replicate, JobKind::DeleteReplica, JobKind::KeepAdopted];
+
+/// Files of a channel that is drained whose copying is promised at a time.
+const DRAINED_AT_A_TIME: u32 = 100;
+/// How long a drain rests when it came to its end: what failed is tried again then.
+const DRAIN_PAUSE: Duration = Duration::from_mins(10);
 
 /// What became of a job.
 #[derive(Debug)]
@@ -120,7 +132,16 @@ async fn perform(app: &Arc<App>, job: &Job) -> Result<Outcome, StoreError> {
             }),
             None => unreadable(),
         },
-        JobKind::PurgeBlob | JobKind::Replicate | JobKind::Deliver => unreadable(),
+        JobKind::Replicate => match parse_copy(&job.target) {
+            Some((account, file, channel)) => {
+                Ok(match replicate(app, account, file, channel).await? {
+                    Outcome::Failed(why) if job.attempts >= TRIES_MAX => Outcome::GivenUp(why),
+                    outcome => outcome,
+                })
+            }
+            None => unreadable(),
+        },
+        JobKind::PurgeBlob | JobKind::Deliver => unreadable(),
     }
 }
 
@@ -145,6 +166,125 @@ impl<'a> Deletion<'a> {
 fn parse_file(target: &str) -> Option<(AccountId, FileId)> {
     let (account, file) = target.split_once('/')?;
     Some((AccountId(account.parse().ok()?), file.parse().ok()?))
+}
+
+/// `ACCOUNT_ID/FILE_ID`, and `/CHANNEL_ID` if it has to be that one.
+fn parse_copy(target: &str) -> Option<(AccountId, FileId, Option<ChannelId>)> {
+    let Some((file, channel)) = target.rsplit_once('/').filter(|(file, _)| file.contains('/'))
+    else {
+        let (account, file) = parse_file(target)?;
+        return Some((account, file, None));
+    };
+    let (account, file) = parse_file(file)?;
+    Some((account, file, Some(ChannelId(channel.parse().ok()?))))
+}
+
+/// Copies a file to `channel`, else to the one that its next call would go to.
+async fn replicate(
+    app: &Arc<App>,
+    account: AccountId,
+    file_id: FileId,
+    channel: Option<ChannelId>,
+) -> Result<Outcome, StoreError> {
+    let now = app.clock.now();
+    let Some(file) = app.catalog.file(account, file_id, now).await? else {
+        return Ok(Outcome::Done);
+    };
+    let Some(terms) = app.catalog.account_terms(account).await? else { return Ok(Outcome::Done) };
+    let all = app.relay.channels.all(app).await?;
+    let mut candidates = candidates_of(&all, account, &terms.settings, now, |_| false);
+    let copies = app.catalog.replicas_of(account, vec![file_id]).await?;
+    for one in &mut candidates {
+        one.has_files = copies
+            .iter()
+            .any(|copy| copy.channel_id == one.id && copy.expires_at.is_none_or(|at| at > now));
+    }
+    let pinned = channel.map(|channel| [channel].into());
+    let needs = Needs { pinned, purposes: vec![file.purpose], ..Needs::default() };
+    let chosen = match route::choose(&candidates, &needs, u64::from_be_bytes(random())) {
+        Ok(chosen) => all.get(&chosen),
+        Err(_none) => None,
+    };
+    let Some(channel) = chosen else {
+        return Ok(Outcome::Failed("no channel takes it at the moment".to_owned()));
+    };
+    let busy = match channel.enter(app).await {
+        Ok(busy) => busy,
+        Err(_full) => {
+            return Ok(Outcome::Failed("its channel has no room at the moment".to_owned()));
+        }
+    };
+    let facts = channel.facts();
+    let endpoint = facts.access.as_ref().and_then(|access| endpoint(channel, access));
+    let Some(endpoint) = endpoint else {
+        return Ok(Outcome::Failed("its channel cannot be called".to_owned()));
+    };
+    Ok(match ensure(app, account, file_id, &endpoint).await {
+        Ok(_id) => {
+            busy.answered(app, false);
+            Outcome::Done
+        }
+        Err(ReplicateError::NotFound) => Outcome::Done,
+        Err(ReplicateError::Ours(error)) => Outcome::Failed(error.message().to_owned()),
+        Err(ReplicateError::Refused { code, message }) => {
+            busy.answered(app, false);
+            Outcome::GivenUp(format!("{message} ({code})"))
+        }
+        Err(ReplicateError::Channel(fault)) => {
+            busy.failed(app, fault);
+            Outcome::Failed(format!("{fault:?}"))
+        }
+    })
+}
+
+/// Promises the copying of what is on channels that are drained, until the gateway stops.
+pub(crate) async fn drain(app: Arc<App>) {
+    let mut drains: BTreeMap<ChannelId, Drain> = BTreeMap::new();
+    loop {
+        if let Err(error) = drain_on(&app, &mut drains).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "relay.drain.failed");
+        }
+        tokio::select! {
+            () = app.tasks.stopping() => return,
+            () = tokio::time::sleep(app.config.jobs.interval.0) => {}
+        }
+    }
+}
+
+/// How far a drain is.
+#[derive(Debug, Default)]
+struct Drain {
+    after: Option<FileId>,
+    rests_until: Option<UnixMillis>,
+}
+
+async fn drain_on(app: &App, drains: &mut BTreeMap<ChannelId, Drain>) -> Result<(), StoreError> {
+    let now = app.clock.now();
+    let all = app.relay.channels.all(app).await?;
+    let draining = |id: &ChannelId| {
+        all.get(id).is_some_and(|one| one.facts().row.state == ChannelState::Draining)
+    };
+    drains.retain(|id, _| draining(id));
+    let lease = DRAIN_PAUSE.max(app.config.jobs.interval.0 * 3);
+    for id in all.keys().filter(|id| draining(id)) {
+        let drain = drains.entry(*id).or_default();
+        if drain.rests_until.is_some_and(|until| until > now)
+            || !app.catalog.lead("drain", &app.replica, lease).await?
+            || app.catalog.has_jobs(JobKind::Replicate).await?
+        {
+            continue;
+        }
+        let files = app.catalog.drain_next(*id, drain.after, DRAINED_AT_A_TIME, now).await?;
+        drain.after = files.last().map(|(_, file)| *file);
+        drain.rests_until = drain.after.is_none().then(|| now.plus(DRAIN_PAUSE));
+        let targets: Vec<_> =
+            files.iter().map(|(account, file)| format!("{}/{file}", account.0)).collect();
+        if !targets.is_empty() {
+            app.catalog.enqueue_jobs(JobKind::Replicate, targets, now).await?;
+            app.relay.jobs_due.notify_one();
+        }
+    }
+    Ok(())
 }
 
 async fn delete(app: &Arc<App>, deletion: &Deletion<'_>) -> Outcome {
@@ -207,5 +347,11 @@ mod tests {
         }
         assert_eq!(parse_file("1/7"), Some((AccountId(1), FileId::new(7).unwrap())));
         assert_eq!(parse_file("1/0"), None);
+        let (account, file) = (AccountId(1), FileId::new(7).unwrap());
+        assert_eq!(parse_copy("1/7"), Some((account, file, None)));
+        assert_eq!(parse_copy("1/7/3"), Some((account, file, Some(ChannelId(3)))));
+        for wrong in ["", "1", "1/7/", "1/x/3", "1/7/3/4"] {
+            assert_eq!(parse_copy(wrong), None, "{wrong}");
+        }
     }
 }

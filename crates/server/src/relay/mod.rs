@@ -48,6 +48,7 @@ pub(crate) mod callback;
 pub(crate) mod calls;
 pub(crate) mod channels;
 pub(crate) mod events;
+pub(crate) mod explain;
 mod headers;
 mod http;
 pub(crate) mod ids;
@@ -57,6 +58,7 @@ mod listing;
 pub(crate) mod lists;
 pub(crate) mod money;
 pub(crate) mod named;
+pub(crate) mod on_upload;
 pub(crate) mod owned;
 mod probe;
 pub(crate) mod refuse;
@@ -77,7 +79,10 @@ use ::http::{HeaderMap, HeaderValue, Method};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use filegate_types::{ApiError, Call as Priced, ChannelId, ErrorCode, Principal, UnixMillis};
+use filegate_types::{
+    AccountId, AccountSettings, ApiError, Call as Priced, ChannelId, ErrorCode, Principal,
+    UnixMillis,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -504,7 +509,18 @@ pub(crate) fn candidates(
     now: UnixMillis,
     tried: impl Fn(ChannelId) -> bool,
 ) -> Vec<Candidate> {
-    let account = Some(principal.account_id);
+    candidates_of(all, principal.account_id, &principal.settings, now, tried)
+}
+
+/// The same, for an account of which nobody is calling.
+pub(crate) fn candidates_of(
+    all: &BTreeMap<ChannelId, Arc<Channel>>,
+    account: AccountId,
+    settings: &AccountSettings,
+    now: UnixMillis,
+    tried: impl Fn(ChannelId) -> bool,
+) -> Vec<Candidate> {
+    let account = Some(account);
     let removed = filegate_types::ChannelState::Removed;
     let has_own = all.values().any(|channel| {
         let row = &channel.facts().row;
@@ -513,7 +529,7 @@ pub(crate) fn candidates(
     let each = all.values().map(|channel| {
         let facts = channel.facts();
         let row = &facts.row;
-        let allowed = match &principal.settings.channels {
+        let allowed = match &settings.channels {
             Some(names) => names.contains(&row.name),
             None if has_own => row.account_id == account,
             None => row.account_id.is_none(),
@@ -579,7 +595,9 @@ async fn answer(
             head.insert(CONTENT_LENGTH, HeaderValue::from(answer.len()));
             ending.told(translation.told());
             ending.passed(answer.len());
-            ending.ended(None);
+            if !translation.is_half() {
+                ending.ended(None);
+            }
             ending.answer = Some(answer.clone());
             // Before it is sent: who has it finds it settled, and the same again finds it.
             ending.settle().await;

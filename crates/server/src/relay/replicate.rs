@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use filegate_client::{Client, ClientConfig, Error, Key, Upload};
 use filegate_store::{self as store, BlobStream, Claim, StoreError};
-use filegate_types::{AccountId, ApiError, ChannelId, FileId, FileRecord, PurposeName, UnixMillis};
+use filegate_types::{AccountId, ApiError, BlobKey, ChannelId, FileId, PurposeName, UnixMillis};
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use futures_util::stream;
 use tokio_util::io::StreamReader;
@@ -315,49 +315,14 @@ impl Claimed<'_> {
         let found = app.catalog.file_with_sums(self.account, self.file_id, app.clock.now()).await;
         let (record, sums) = found.map_err(ours)?.ok_or(ReplicateError::NotFound)?;
         content::check_given_out(&record).map_err(ReplicateError::Ours)?;
-        let client = client(app, self.endpoint).map_err(|error| {
-            tracing::error!(%error, channel = %self.endpoint.channel_id, "relay.replicate.client");
-            ReplicateError::Channel(Fault::Failed)
-        })?;
-        let mut again = true;
-        loop {
-            // From before it begins: upstream may have it from then on.
-            let now = app.clock.now();
-            let source = self.source(&record, sums.clone()).await?;
-            let sent = Upload::from_reader(
-                record.purpose.as_str(),
-                &record.filename,
-                Some(record.bytes),
-                source,
-            );
-            let error = match client.upload(sent).await {
-                Ok(reply) => {
-                    let Some(file) = reply.file else {
-                        return Err(ReplicateError::Channel(Fault::Failed));
-                    };
-                    return Ok(Uploaded {
-                        upstream_id: file.file_id.to_string().into(),
-                        bytes: record.bytes,
-                        expires_at: upstream_expiry(&record.purpose, now),
-                    });
-                }
-                Err(error) => error,
-            };
-            if !(again && may_do_better(&error)) {
-                return Err(meaning(error));
-            }
-            again = false;
-            tokio::time::sleep(AGAIN_PAUSE).await;
-        }
-    }
-
-    async fn source(
-        &self,
-        record: &FileRecord,
-        sums: Vec<u8>,
-    ) -> Result<impl tokio::io::AsyncRead + Send + use<>, ReplicateError> {
-        let opened = self.app.blobs.open(&record.blob_key, record.bytes, sums).await;
-        Ok(StreamReader::new(pieces(opened.map_err(ours)?.stream(0, record.bytes))))
+        let sent = Sent {
+            purpose: &record.purpose,
+            filename: &record.filename,
+            bytes: record.bytes,
+            blob_key: &record.blob_key,
+            sums: &sums,
+        };
+        send(app, self.endpoint, sent).await
     }
 
     /// Writes down that the copy is there; false if the claim was lost meanwhile.
@@ -394,11 +359,61 @@ impl Claimed<'_> {
     }
 }
 
+/// Bytes that have landed, on their way to a channel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent<'a> {
+    pub(crate) purpose: &'a PurposeName,
+    pub(crate) filename: &'a str,
+    pub(crate) bytes: u64,
+    pub(crate) blob_key: &'a BlobKey,
+    /// Of its blocks.
+    pub(crate) sums: &'a [u8],
+}
+
 /// What upstream has taken.
-struct Uploaded {
-    upstream_id: Arc<str>,
+#[derive(Debug)]
+pub(crate) struct Uploaded {
+    pub(crate) upstream_id: Arc<str>,
     bytes: u64,
-    expires_at: Option<UnixMillis>,
+    /// When upstream forgets it, as far as is published.
+    pub(crate) expires_at: Option<UnixMillis>,
+}
+
+/// Uploads them, once more if that failed at once.
+pub(crate) async fn send(
+    app: &App,
+    endpoint: &Endpoint,
+    sent: Sent<'_>,
+) -> Result<Uploaded, ReplicateError> {
+    let client = client(app, endpoint).map_err(|error| {
+        tracing::error!(%error, channel = %endpoint.channel_id, "relay.replicate.client");
+        ReplicateError::Channel(Fault::Failed)
+    })?;
+    let mut again = true;
+    loop {
+        // From before it begins: upstream may have it from then on.
+        let now = app.clock.now();
+        let opened = app.blobs.open(sent.blob_key, sent.bytes, sent.sums.to_vec()).await;
+        let source = StreamReader::new(pieces(opened.map_err(ours)?.stream(0, sent.bytes)));
+        let (purpose, bytes) = (sent.purpose.as_str(), Some(sent.bytes));
+        let upload = Upload::from_reader(purpose, sent.filename, bytes, source);
+        let error = match client.upload(upload).await {
+            Ok(reply) => {
+                let file = reply.file.ok_or(ReplicateError::Channel(Fault::Failed))?;
+                return Ok(Uploaded {
+                    upstream_id: file.file_id.to_string().into(),
+                    bytes: sent.bytes,
+                    expires_at: upstream_expiry(sent.purpose, now),
+                });
+            }
+            Err(error) => error,
+        };
+        if !(again && may_do_better(&error)) {
+            return Err(meaning(error));
+        }
+        again = false;
+        tokio::time::sleep(AGAIN_PAUSE).await;
+    }
 }
 
 fn pieces(stream: BlobStream) -> impl stream::Stream<Item = io::Result<bytes::Bytes>> + Send {

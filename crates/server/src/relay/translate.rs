@@ -92,11 +92,15 @@ impl Rewriter {
         }
     }
 
-    fn finish(&mut self, out: &mut Vec<Bytes>) {
+    /// Whether it has ended where such an answer can end.
+    fn finish(&mut self, out: &mut Vec<Bytes>) -> bool {
         match self {
             // What was no document has passed as it was.
-            Self::Json(document) => drop(document.finish(out)),
-            Self::Events(events) => events.finish(out),
+            Self::Json(document) => document.finish(out).is_ok(),
+            Self::Events(events) => {
+                events.finish(out);
+                true
+            }
         }
     }
 }
@@ -114,6 +118,10 @@ pub(crate) struct Translation {
     code: i64,
     /// Whether the HTTP status is one of success.
     well: bool,
+    /// Whether it begins as a document does; `None` until something of it came.
+    is_document: Option<bool>,
+    /// Whether it is a document that was not sent to its end, although HTTP says so.
+    is_half: bool,
 }
 
 impl Translation {
@@ -146,6 +154,8 @@ impl Translation {
             units: UnitsCount::default(),
             code: 0,
             well,
+            is_document: None,
+            is_half: false,
         })
     }
 
@@ -154,12 +164,21 @@ impl Translation {
         (self.code, self.units.total())
     }
 
+    /// Whether a client can do nothing with it, and does not pay for it.
+    pub(crate) fn is_half(&self) -> bool {
+        self.is_half
+    }
+
     /// Reads a piece; what stands for it is put behind `out`.
     pub(crate) async fn take(
         &mut self,
         mut piece: Bytes,
         out: &mut Vec<Bytes>,
     ) -> Result<(), StoreError> {
+        if self.is_document.is_none() {
+            let first = piece.iter().find(|byte| !byte.is_ascii_whitespace());
+            self.is_document = first.map(|byte| *byte == b'{');
+        }
         while let Some(found) = self.rewriter.push(&mut piece, out) {
             let text = self.stands_for(&found).await?;
             self.rewriter.resolve(text.as_deref(), out);
@@ -187,7 +206,8 @@ impl Translation {
 
     /// The answer is over: what it says of voices is written down, and the last of it put behind `out`.
     pub(crate) async fn finish(&mut self, out: &mut Vec<Bytes>) -> Result<(), StoreError> {
-        self.rewriter.finish(out);
+        let ended = self.rewriter.finish(out);
+        self.is_half = !ended && self.is_document == Some(true);
         if !self.well || self.code != 0 {
             self.owned.not_done(&self.app, &self.call).await;
             return Ok(());
@@ -311,7 +331,9 @@ impl Reading {
             && let (Some(translation), Some(ending)) = (&self.translation, &mut self.ending)
         {
             ending.told(translation.told());
-            ending.ended(None);
+            if !translation.is_half() {
+                ending.ended(None);
+            }
         }
         Ok(())
     }

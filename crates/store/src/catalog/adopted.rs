@@ -166,6 +166,17 @@ impl Catalog {
             .await
     }
 
+    /// Whose file it is, of those whose bytes are here: for operators.
+    pub async fn owner_of(&self, file: FileId) -> Result<Option<AccountId>, StoreError> {
+        self.engine
+            .read("looking for the owner of a file", move |c| {
+                c.prepare_cached("SELECT account_id FROM files WHERE file_id = ?1")?
+                    .query_row([file.get()], |row| row.get(0).map(AccountId))
+                    .optional()
+            })
+            .await
+    }
+
     /// The account's adopted files, newest first, as [`list`](Self::list) lists the others.
     pub async fn list_adopted(
         &self,

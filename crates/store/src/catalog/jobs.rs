@@ -118,15 +118,31 @@ impl Catalog {
             .await
     }
 
-    /// Promises a job, unless the same is promised already.
-    pub async fn enqueue_job(
+    /// Promises jobs, but for those that are promised already.
+    pub async fn enqueue_jobs(
         &self,
         kind: JobKind,
-        target: String,
+        mut targets: Vec<String>,
         run_at: UnixMillis,
     ) -> Result<(), StoreError> {
+        // In one order everywhere, as in `finish_jobs`.
+        targets.sort_unstable();
         self.engine
-            .write(super::synced("promising a job"), move |c| enqueue(c, kind, &target, run_at))
+            .write(super::synced("promising jobs"), move |c| {
+                targets.iter().try_for_each(|target| enqueue(c, kind, target, run_at))
+            })
+            .await
+    }
+
+    /// Whether any job of this kind waits that has not failed yet.
+    pub async fn has_jobs(&self, kind: JobKind) -> Result<bool, StoreError> {
+        self.engine
+            .read("looking for jobs", move |c| {
+                c.prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM jobs WHERE kind = ?1 AND attempts = 0)",
+                )?
+                .query_row([kind.name()], |row| row.get(0))
+            })
             .await
     }
 

@@ -47,7 +47,7 @@ pub use jobs::{Job, JobKind};
 pub use keys::{Caller, KeyDraft, KeyRow, KeySelector};
 pub use replicas::{Claim, Replica, ReplicaState, Uploaded};
 pub use tasks::{NewTask, TaskRow};
-pub use uploads::{CommitOutcome, NewFile, NewUpload, Quota};
+pub use uploads::{CommitOutcome, NewFile, NewUpload, OnChannel, Quota};
 pub use usage::Usage;
 pub use voices::{VoiceRow, VoiceState};
 

@@ -176,14 +176,7 @@ impl Catalog {
             .write(synced("noting a copy").of(copy.account), move |c| {
                 let Uploaded { account, file_id: file, channel_id: channel, .. } = copy;
                 let (holder, upstream_id) = (&copy.holder, &copy.upstream_id);
-                // An id that upstream has just given cannot be that of something older; a row that says so
-                // is of before upstream lost what it had.
-                c.prepare_cached(
-                    "UPDATE replicas SET state = 'gone', upstream_id = NULL
-                     WHERE channel_id = ?1 AND upstream_id = ?2
-                       AND NOT (file_id = ?3 AND holder = ?4)",
-                )?
-                .queue((channel.0, upstream_id, file.get(), holder))?;
+                forget_older(c, channel, upstream_id, file)?;
                 let noted = c
                     .prepare_cached(
                         "UPDATE replicas SET state = 'ready', upstream_id = ?5, expires_at = ?6,
@@ -431,6 +424,39 @@ fn purpose_of(c: &Connection, file: FileId) -> sql::Result<String> {
         .query_row([file.get()], |row| row.get(0))
         .optional()?;
     Ok(purpose.unwrap_or_default())
+}
+
+/// Writes down a copy that is there before its file is.
+pub(super) fn insert_ready(
+    c: &Connection,
+    account: AccountId,
+    (file, channel): (FileId, ChannelId),
+    upstream_id: &str,
+    expires_at: Option<UnixMillis>,
+    now: UnixMillis,
+) -> sql::Result<()> {
+    forget_older(c, channel, upstream_id, file)?;
+    c.prepare_cached(
+        "INSERT INTO replicas (file_id, channel_id, account_id, state, upstream_id, created_at,
+                               expires_at, used_at, uploads)
+         VALUES (?1, ?2, ?3, 'ready', ?4, ?6, ?5, ?6, 1)",
+    )?
+    .queue((file.get(), channel.0, account.0, upstream_id, expires_at.map(|at| at.0), now.0))
+}
+
+/// An id that upstream has just given to `file` cannot be that of something older: a row that says so is of
+/// before upstream lost what it had.
+fn forget_older(
+    c: &Connection,
+    channel: ChannelId,
+    upstream_id: &str,
+    file: FileId,
+) -> sql::Result<()> {
+    c.prepare_cached(
+        "UPDATE replicas SET state = 'gone', upstream_id = NULL
+         WHERE channel_id = ?1 AND upstream_id = ?2 AND file_id <> ?3",
+    )?
+    .queue((channel.0, upstream_id, file.get()))
 }
 
 /// Removes the rows of a file's copies and has the copies deleted. Its account must be locked, so that

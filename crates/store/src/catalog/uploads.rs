@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use filegate_types::units::Bytes;
 use filegate_types::{
-    AccountId, BlobKey, Call, FileId, FileRecord, FileState, KeyId, Money, PurposeName,
+    AccountId, BlobKey, Call, ChannelId, FileId, FileRecord, FileState, KeyId, Money, PurposeName,
     TenantLimits, UnixMillis,
 };
 
 use super::books::{self, Entry, Short};
 use super::idempotency::{self, FirstAnswer};
+use super::jobs::JobKind;
 use super::sql::{self, Connection, OptionalExtension as _, Row};
 use super::usage::{self, Usage};
-use super::{Catalog, freeing, jobs, relaxed, synced};
+use super::{Catalog, freeing, jobs, relaxed, replicas, synced};
 use crate::blobs::BlobSum;
 use crate::error::StoreError;
 
@@ -62,8 +63,28 @@ pub struct NewFile {
     pub limits: TenantLimits,
     /// The request's `Idempotency-Key`, if it has one, and what is to be answered to the same again.
     pub first_answer: Option<FirstAnswer>,
+    /// Where it is or is to be copied to with its commit.
+    pub upstream: OnChannel,
     /// Random bits for ids; on a clash the next are tried.
     pub id_bits: [u16; 8],
+}
+
+/// What is of a file on a channel when it is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnChannel {
+    /// Nothing: it is copied when a call needs it.
+    Nowhere,
+    /// A copy.
+    There {
+        /// On which.
+        channel: ChannelId,
+        /// Its id there.
+        upstream_id: String,
+        /// When upstream forgets it, as far as is known.
+        expires_at: Option<UnixMillis>,
+    },
+    /// Nothing yet: a job is promised that copies it.
+    Later,
 }
 
 /// How a commit went.
@@ -334,6 +355,17 @@ fn commit(
         return Err(sql::Error::NoRows);
     }
     let file_id = insert(c, account, file, now)?;
+    match &file.upstream {
+        OnChannel::Nowhere => {}
+        OnChannel::There { channel, upstream_id, expires_at } => {
+            let at = (file_id, *channel);
+            replicas::insert_ready(c, account, at, upstream_id, *expires_at, now)?;
+        }
+        OnChannel::Later => {
+            let target = format!("{}/{file_id}", account.0);
+            jobs::enqueue(c, JobKind::Replicate, &target, now)?;
+        }
+    }
     let purpose = file.purpose.as_str();
     // What was held is the most that is taken: a price that rose since is for the next upload.
     let charged = if hold.is_zero() {

@@ -617,7 +617,7 @@ async fn jobs_are_taken_by_kind(store: Store) {
     store.catalog.delete_file(acme, KEY, file.file_id, vec![], NOW).await.unwrap();
     for kind in JobKind::REMOTE {
         for _ in 0..2 {
-            store.catalog.enqueue_job(*kind, file.blob_key.to_string(), NOW).await.unwrap();
+            store.catalog.enqueue_jobs(*kind, vec![file.blob_key.to_string()], NOW).await.unwrap();
         }
     }
     let purges = store.catalog.claim_jobs(JobKind::LOCAL, NOW, 9, LEASE).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use filegate_store::{
     BlobSum, Blobs, Caller, Catalog, CommitOutcome, DataDir, KeyDraft, NewFile, NewUpload,
-    PostgresOptions, Reserve,
+    OnChannel, PostgresOptions, Reserve,
 };
 use filegate_testkit::postgres::{Postgres, query};
 use filegate_testkit::server::eventually;
@@ -261,6 +261,7 @@ pub(crate) fn new_file(blob_key: BlobKey, sum: BlobSum) -> NewFile {
         verdict: None,
         limits: TenantLimits::default(),
         first_answer: None,
+        upstream: OnChannel::Nowhere,
         id_bits: [1, 2, 3, 4, 5, 6, 7, 8],
     }
 }

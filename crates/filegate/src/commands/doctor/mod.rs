@@ -13,7 +13,7 @@ use clap::Args;
 use filegate_server::Stores;
 use filegate_server::config::Config;
 use filegate_store::{Catalog, Keeps};
-use filegate_types::{Clock as _, SystemClock};
+use filegate_types::{ChannelState, Clock as _, SystemClock};
 use serde_json::json;
 
 use super::serve::ConfigArgs;
@@ -110,7 +110,10 @@ async fn check_services(config: &Config, found: &mut Findings) {
     // That an embedded store is not there yet was said.
     if there && Stores::refuse_absent(config).is_ok() {
         match Stores::open(config).await {
-            Ok(stores) => check_catalog(&stores.catalog, found).await,
+            Ok(stores) => {
+                check_catalog(&stores.catalog, found).await;
+                check_channels(config, &stores.catalog, found).await;
+            }
             Err(error) => found.fail("catalog", format!("{:#}", anyhow::Error::from(error))),
         }
     }
@@ -275,6 +278,20 @@ fn check_sqlite(found: &mut Findings) {
         );
     } else {
         found.ok("sqlite", linked);
+    }
+}
+
+/// Whether the keys of channels open. Whether upstream knows them is asked by `channel test`.
+async fn check_channels(config: &Config, catalog: &Catalog, found: &mut Findings) {
+    // That the catalog cannot be read was said.
+    let Ok(channels) = catalog.channels().await else { return };
+    let live = channels.iter().filter(|channel| channel.state != ChannelState::Removed).count();
+    let unusable = filegate_server::unusable_keys(config, &channels);
+    if unusable.is_empty() && live > 0 {
+        found.ok("channels", format!("{live}, the keys of all can be opened"));
+    }
+    for why in unusable {
+        found.fail("channels", why);
     }
 }
 

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use filegate_store::{BlobSum, KeepOutcome, NewFile, NewUpload, StoreError, TempBlob};
+use filegate_store::{BlobSum, KeepOutcome, NewFile, NewUpload, OnChannel, StoreError, TempBlob};
 use filegate_types::units::Bytes;
 use filegate_types::{AccountId, BlobKey, FileId, FileState, KeyId, UnixMillis};
 use futures_util::StreamExt as _;
@@ -45,9 +45,9 @@ pub(crate) async fn keep(
         return Ok(Kept::Done);
     };
     let Some(terms) = app.catalog.account_terms(account).await? else { return Ok(Kept::Done) };
-    let content = match bytes_of(app, &file).await {
-        Ok(content) if content.status == StatusCode::OK => content,
-        Ok(content) => return Ok(Kept::Later(format!("HTTP {}", content.status))),
+    let (content, length) = match bytes_of(app, &file).await {
+        Ok((content, length)) if content.status == StatusCode::OK => (content, length),
+        Ok((content, _)) => return Ok(Kept::Later(format!("HTTP {}", content.status))),
         Err(refused) if refused.is_gone() => return Ok(Kept::Done),
         Err(Refused::Theirs(words)) if words.status_code == 2013 => {
             return Ok(Kept::Never(words.status_msg));
@@ -65,6 +65,11 @@ pub(crate) async fn keep(
     let mut lease = Lease::begin(app, account, file.key_id, cap).await?;
     let landed = spool(app, &mut lease, content, cap).await;
     let sum = match landed {
+        Ok(Ok(sum)) if length > 0 && sum.bytes != length => {
+            lease.give_up(app).await?;
+            let why = format!("{} bytes came of {length}", sum.bytes);
+            return Ok(Kept::Later(why));
+        }
         Ok(Ok(sum)) => sum,
         Ok(Err(why)) => {
             lease.give_up(app).await?;
@@ -89,6 +94,7 @@ pub(crate) async fn keep(
         verdict: None,
         limits: terms.limits.or(&app.config.limits.account),
         first_answer: None,
+        upstream: OnChannel::Nowhere,
         id_bits: id_bits(),
     };
     match app.catalog.keep_adopted(account, file_id, new, now).await? {

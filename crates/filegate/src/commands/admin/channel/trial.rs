@@ -32,6 +32,10 @@ pub(super) struct TrialArgs {
     #[arg(long, value_name = "URL", requires = "OptionalKeyArgs")]
     base_url: Option<String>,
 
+    /// And its GroupId, if it is an old account
+    #[arg(long, value_name = "ID", requires = "base_url")]
+    group_id: Option<String>,
+
     #[command(flatten)]
     key: OptionalKeyArgs,
 }
