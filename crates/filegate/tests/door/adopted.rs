@@ -307,7 +307,11 @@ fn with_on_upload_upstream_says_at_once_what_it_will_not_have() {
     let server = &both.server;
     let price = json!({"call": "files.upload", "unit": "call", "amount": "1"});
     post(server, "/prices", &price);
-    post(server, "/accounts/default/top-up", &json!({"amount": "10"}));
+    post(
+        server,
+        "/ledger/top-up",
+        &json!({"account": "default", "amount": "10", "reason": "a test"}),
+    );
     let balance = || server.value::<i64>("SELECT balance FROM accounts WHERE account_id = 1");
     let held = || server.value::<i64>("SELECT held FROM accounts WHERE account_id = 1");
     let copies = || server.value::<i64>("SELECT count(*) FROM replicas WHERE state = 'ready'");

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use filegate_store::{
-    Catalog, Claim, DeleteOutcome, JobKind, KeepOutcome, NewAdopted, NewHold, NewTask, Quota,
-    Relayed, RelayedUsage, StoreError, Uploaded, VoiceState,
+    Catalog, Claim, DeleteOutcome, JobKind, KeepOutcome, NewAdopted, NewHold, NewTask, OnChannel,
+    Quota, Relayed, RelayedUsage, StoreError, Uploaded, VoiceState,
 };
 use filegate_types::{AccountId, ChannelId, FileId, KeyId, Money, PurposeName, TenantLimits};
 use tokio::task::JoinSet;
@@ -23,6 +23,7 @@ on_both!(
     an_id_that_upstream_gives_anew_is_no_longer_the_old_files,
     tasks_are_adopted_once_and_are_the_accounts,
     voices_are_whose_they_are,
+    a_copy_comes_with_the_commit_or_is_promised_by_it,
     adopted_files_are_listed_and_deleted_like_others,
     adopted_files_are_adopted_once_and_their_ids_are_not_given_to_others,
     what_is_kept_of_an_adopted_file_is_a_file_with_its_id,
@@ -214,6 +215,35 @@ async fn an_id_that_upstream_gives_anew_is_no_longer_the_old_files(store: Store)
     let local = store.catalog.local_of_upstream(ONE, vec!["10".to_owned()]).await.unwrap();
     assert_eq!(local, [("10".to_owned(), new, acme)]);
     assert!(matches!(claim(&store.catalog, acme, old, "b", 0).await, Claim::Mine { .. }));
+}
+
+async fn a_copy_comes_with_the_commit_or_is_promised_by_it(store: Store) {
+    channel(&store, ONE);
+    let (acme, _) = store.account("acme", 1).await;
+    let mut files = vec![];
+    for (seed, upstream) in [
+        OnChannel::Nowhere,
+        OnChannel::There { channel: ONE, upstream_id: "9".to_owned(), expires_at: Some(in_ms(7)) },
+        OnChannel::Later,
+        // An id that upstream gives anew.
+        OnChannel::There { channel: ONE, upstream_id: "9".to_owned(), expires_at: None },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let key = blob_key(seed as u8);
+        store.begin(acme, &key, in_ms(1_000)).await;
+        let sum = store.land(&key, b"x").await;
+        let file = filegate_store::NewFile { upstream, ..new_file(key, sum) };
+        files.push(store.commit(acme, file).await.file_id);
+    }
+    let copies = store.catalog.replicas_of(acme, files.clone()).await.unwrap();
+    assert_eq!(copies.len(), 1);
+    assert_eq!((copies[0].file_id, copies[0].upstream_id.as_str()), (files[3], "9"));
+    assert_eq!((copies[0].uploads, copies[0].expires_at), (1, None));
+    assert_eq!(to_delete(&store).await, [format!("{}/{}", acme.0, files[2])]);
+    assert!(store.catalog.has_jobs(JobKind::Replicate).await.unwrap());
+    assert!(!store.catalog.has_jobs(JobKind::Deliver).await.unwrap());
 }
 
 fn bits(number: u16) -> [u16; 8] {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use filegate_store::{BlobSum, KeepOutcome, NewFile, NewUpload, OnChannel, StoreError, TempBlob};
+use filegate_types::purpose::PurposePolicy;
 use filegate_types::units::Bytes;
 use filegate_types::{AccountId, BlobKey, FileId, FileState, KeyId, UnixMillis};
 use futures_util::StreamExt as _;
@@ -59,7 +60,7 @@ pub(crate) async fn keep(
         return Ok(Kept::Later("its length is not told".to_owned()));
     }
     let policy = app.config.purposes.get(&file.purpose);
-    let cap = policy.map(|policy| policy.bytes_max()).filter(|cap| cap.0 > 0);
+    let cap = policy.map(PurposePolicy::bytes_max).filter(|cap| cap.0 > 0);
     let cap = cap.unwrap_or(app.config.relay.body_max);
     let media_type = media_type(&content.headers).to_str().unwrap_or_default().to_owned();
     let mut lease = Lease::begin(app, account, file.key_id, cap).await?;
@@ -186,10 +187,8 @@ impl Lease {
             return Ok(());
         }
         self.until = now.plus(self.length);
-        match app.catalog.renew_upload(self.key.clone(), self.until).await? {
-            true => Ok(()),
-            false => Err(StoreError::LeaseLost),
-        }
+        let renewed = app.catalog.renew_upload(self.key.clone(), self.until).await?;
+        if renewed { Ok(()) } else { Err(StoreError::LeaseLost) }
     }
 
     /// Removes what there is. Where that fails the row stays, and the reaper does it.
