@@ -390,6 +390,7 @@ fn unknown(one: &Asked) -> Refusal {
     ApiError::invalid(format_args!("{name} not exist")).into()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(error: StoreError) -> Refusal {
     store_failed(&error).into()
 }
@@ -504,7 +505,6 @@ impl Born {
     }
 
     /// The file that has this id upstream, if we know it; `Some(None)` if it is somebody else's.
-    #[expect(clippy::option_option, reason = "not known and not to be known are different")]
     async fn known_file(
         &self,
         app: &App,

@@ -310,11 +310,11 @@ impl Reading {
         let read = match self.looked.pop_front() {
             Some(piece) => translation.take(piece, &mut out).await,
             None => match rest.frame().await.transpose()? {
-                Some(frame) => match frame.into_data() {
-                    Ok(piece) => translation.take(piece, &mut out).await,
+                Some(frame) => {
                     // Trailers are dropped, as RFC 9110 §6.5 allows.
-                    Err(_trailers) => Ok(()),
-                },
+                    let Ok(piece) = frame.into_data() else { return Ok(()) };
+                    translation.take(piece, &mut out).await
+                }
                 None => {
                     let finished = translation.finish(&mut out).await;
                     self.rest = None;
