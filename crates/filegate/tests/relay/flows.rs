@@ -392,7 +392,7 @@ fn what_a_removed_channel_had_is_made_again_or_said_to_be_gone() {
     }
     ok(&clone(&server, file, "dead-voice-1"));
     let first = emulated.calls("/v1/voice_clone")[0]["account"].as_str().unwrap().to_owned();
-    let reply = operator(&server, &format!("/channels/{first}/remove"), &json!({"force": true}));
+    let reply = operator(&server, &format!("/channels/{first}/remove"), &json!({}));
     assert_eq!(reply.status, 200, "{}", reply.text());
     let spoken = speak(&server, "dead-voice-1");
     assert!(spoken.message().contains("of this voice is gone"), "{}", spoken.text());
