@@ -17,7 +17,7 @@ use crate::{Bench, FILEGATE, REPOSITORY, SCRIPTS, packages, run, succeed, told};
 pub(crate) struct Emulated {
     child: Child,
     url: String,
-    key: String,
+    pub(crate) key: String,
 }
 
 impl Emulated {
@@ -35,7 +35,7 @@ impl Emulated {
         &self.url
     }
 
-    fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.url.strip_prefix("http://").unwrap()
     }
 
@@ -67,7 +67,7 @@ fn emulate(arguments: &[&str]) -> Command {
 
 /// A line that was printed is the path of audio that decodes, this long at least.
 #[track_caller]
-fn plays(bench: &Bench, line: &str, least_ms: u64) {
+pub(crate) fn plays(bench: &Bench, line: &str, least_ms: u64) {
     let (audio, lasts_ms) = samples::decoded(&bench.path(line));
     assert_eq!((audio.codec, audio.sample_rate_hz), ("mp3", 32_000));
     assert!(lasts_ms >= least_ms, "{line} lasts {lasts_ms} ms");

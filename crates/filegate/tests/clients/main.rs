@@ -11,6 +11,7 @@ mod operations;
 mod packages;
 mod readme;
 mod relay;
+mod through;
 
 use std::fs::{self, File};
 use std::io::Write as _;
