@@ -1,5 +1,7 @@
 //! Whole flows through the gateway to the emulator: ids, copies, tenants, dead accounts, money.
 
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -8,7 +10,7 @@ use filegate_testkit::server::{TestServer, eventually};
 use serde_json::{Value, json};
 
 use crate::emulated::Emulated;
-use crate::kit::{call, operator, setup};
+use crate::kit::{Upstream, call, native, operator, setup};
 use crate::socket::Client;
 
 fn voice() -> Vec<u8> {
@@ -413,4 +415,48 @@ fn what_a_removed_channel_had_is_made_again_or_said_to_be_gone() {
     for n in 0..3 {
         ok(&clone(&server, file, &format!("next-voice-{n}")));
     }
+}
+
+/// Takes connections at an address that is known before `server` is, and hands them on.
+fn stand_before(listener: TcpListener, address: String) {
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(&address).unwrap();
+            for (mut from, mut to) in
+                [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+            {
+                thread::spawn(move || {
+                    let _until_it_ends = io::copy(&mut from, &mut to);
+                    let _gone_already = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_client_is_called_back_with_its_own_ids() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let public = format!("http://{}", listener.local_addr().unwrap());
+    let config = format!("public_url = \"{public}\"\n[relay]\ncallback_private = true\n");
+    let server = setup().config(&config).start();
+    stand_before(listener, server.address.clone());
+    let emulated = Emulated::start(1, &["--record-bodies", "64KiB", "--task-time", "1ms"]);
+    emulated.add_to(&server);
+    let client = Upstream::answering(|_| Some(native(0)));
+    let video = json!({"model": "MiniMax-Hailuo-02", "prompt": "a cat",
+                       "callback_url": format!("{}/told?secret=1", client.url())});
+    let task = ok(&call(&server, "/v1/video_generation", &video).send())["task_id"].clone();
+    let asked = emulated.calls("/v1/video_generation")[0].to_string();
+    assert!(!asked.contains("secret"), "upstream knows the client's address: {asked}");
+    let news = eventually("the client is told", || {
+        client.seen().iter().find_map(|seen| {
+            let told: Value = serde_json::from_slice(&seen.body).ok()?;
+            (told["status"] == "success").then_some(told)
+        })
+    });
+    assert_eq!(news["task_id"], task);
+    let query = format!("/v1/query/video_generation?task_id={}", task.as_str().unwrap());
+    assert_eq!(ok(&server.get(&query))["file_id"], news["file_id"]);
+    assert!(client.seen().iter().all(|seen| seen.line.ends_with("/told?secret=1")));
 }

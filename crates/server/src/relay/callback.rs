@@ -217,7 +217,7 @@ fn challenge_of(body: &[u8]) -> Result<Option<String>, ApiError> {
     }
     let not_read = |_why| ApiError::invalid("the body is not a JSON object");
     let said: Said<'_> = serde_json::from_slice(body).map_err(not_read)?;
-    scan(&RULES, [body]).map_err(|malformed| ApiError::invalid(malformed))?;
+    scan(&RULES, [body]).map_err(ApiError::invalid)?;
     Ok(said.challenge.map(|challenge| challenge.get().to_owned()))
 }
 

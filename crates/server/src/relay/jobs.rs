@@ -21,6 +21,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::adopt::keep::{Kept, keep};
 use super::adopt::{self, Place, Refused};
+use super::callback::{self, Told};
 use super::candidates_of;
 use super::owned::endpoint;
 use super::replicate::{ReplicateError, ensure};
@@ -38,7 +39,8 @@ const CLAIM: Duration = Duration::from_mins(11);
 const TRIES_MAX: u32 = 160;
 
 /// The kinds that are done here.
-const KINDS: &[JobKind] = &[JobKind::Replicate, JobKind::DeleteReplica, JobKind::KeepAdopted];
+const KINDS: &[JobKind] =
+    &[JobKind::Replicate, JobKind::DeleteReplica, JobKind::Deliver, JobKind::KeepAdopted];
 
 /// Files of a channel that is drained whose copying is promised at a time.
 const DRAINED_AT_A_TIME: u32 = 100;
@@ -141,7 +143,13 @@ async fn perform(app: &Arc<App>, job: &Job) -> Result<Outcome, StoreError> {
             }
             None => unreadable(),
         },
-        JobKind::PurgeBlob | JobKind::Deliver => unreadable(),
+        JobKind::Deliver => Ok(match callback::deliver(app, &job.target).await? {
+            Told::Done => Outcome::Done,
+            // It gives up by itself, after a day.
+            Told::Later(why) => Outcome::Failed(why),
+            Told::Never => return unreadable(),
+        }),
+        JobKind::PurgeBlob => unreadable(),
     }
 }
 
