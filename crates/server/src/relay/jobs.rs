@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `replicate` | copies a file to a channel | what is there is not copied again |
 //! | `delete_replica` | deletes what is nobody's any more from a channel | absent is success |
+//! | `deliver` | tells a client what upstream said of its task | what is delivered has no row any more |
 //! | `keep_adopted` | brings the bytes of a file that was born upstream here | its row says whether they are |
 //!
 //! A channel that is drained has its files copied elsewhere by jobs, some at a time.
@@ -39,8 +40,7 @@ const CLAIM: Duration = Duration::from_mins(11);
 const TRIES_MAX: u32 = 160;
 
 /// The kinds that are done here.
-const KINDS: &[JobKind] =
-    &[JobKind::Replicate, JobKind::DeleteReplica, JobKind::Deliver, JobKind::KeepAdopted];
+const KINDS: &[JobKind] = JobKind::REMOTE;
 
 /// Files of a channel that is drained whose copying is promised at a time.
 const DRAINED_AT_A_TIME: u32 = 100;
@@ -143,12 +143,11 @@ async fn perform(app: &Arc<App>, job: &Job) -> Result<Outcome, StoreError> {
             }
             None => unreadable(),
         },
-        JobKind::Deliver => Ok(match callback::deliver(app, &job.target).await? {
-            Told::Done => Outcome::Done,
-            // It gives up by itself, after a day.
-            Told::Later(why) => Outcome::Failed(why),
-            Told::Never => return unreadable(),
-        }),
+        JobKind::Deliver => match callback::deliver(app, &job.target).await? {
+            Told::Done => Ok(Outcome::Done),
+            Told::Later(why) => Ok(Outcome::Failed(why)),
+            Told::Never => unreadable(),
+        },
         JobKind::PurgeBlob => unreadable(),
     }
 }
