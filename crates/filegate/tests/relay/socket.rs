@@ -55,12 +55,16 @@ fn read_frame(stream: &mut impl Read) -> std::io::Result<(u8, Vec<u8>)> {
     Ok((head[0] & 0x0F, payload.collect()))
 }
 
-struct Client(TcpStream);
+pub(crate) struct Client(TcpStream);
 
 impl Client {
-    fn open(server: &TestServer) -> Self {
+    pub(crate) fn open(server: &TestServer) -> Self {
+        Self::with(server, &server.key)
+    }
+
+    pub(crate) fn with(server: &TestServer, key: &str) -> Self {
         let mut connection = Connection::open(&server.address).unwrap();
-        connection.write(&handshake(server).bytes()).unwrap();
+        connection.write(&handshake(server, key).bytes()).unwrap();
         // By hand: what follows the head is frames already.
         let mut stream = connection.stream().try_clone().unwrap();
         let mut head = vec![];
@@ -77,12 +81,12 @@ impl Client {
         Self(stream)
     }
 
-    fn say(&mut self, event: &Value) {
+    pub(crate) fn say(&mut self, event: &Value) {
         self.0.write_all(&frame(1, event.to_string().as_bytes(), true)).unwrap();
     }
 
     /// The next message, as JSON; a goodbye as its code.
-    fn hear(&mut self) -> Value {
+    pub(crate) fn hear(&mut self) -> Value {
         let (opcode, payload) = read_frame(&mut self.0).unwrap();
         match opcode {
             1 => serde_json::from_slice(&payload).unwrap(),
@@ -94,9 +98,9 @@ impl Client {
     }
 }
 
-fn handshake(server: &TestServer) -> Request {
-    server
-        .request("GET", PATH)
+fn handshake(server: &TestServer, key: &str) -> Request {
+    Request::new(&server.address, "GET", PATH)
+        .bearer(key)
         .header("Upgrade", "websocket")
         .header("Connection", "Upgrade")
         .header("Sec-WebSocket-Version", "13")
@@ -254,7 +258,7 @@ fn a_handshake_that_fails_goes_elsewhere_or_is_answered_in_http() {
     let limited = Upstream::always(answer(429, &[], b""));
     let server = setup().start();
     add(&server, "first", &limited.url(), json!({ "priority": 1 }));
-    let reply = handshake(&server).send();
+    let reply = handshake(&server, &server.key).send();
     assert_eq!((reply.status, reply.code()), (200, 1002));
     add(&server, "second", &well.url(), json!({}));
     speaks(&server);
@@ -262,7 +266,7 @@ fn a_handshake_that_fails_goes_elsewhere_or_is_answered_in_http() {
     let refusing = Upstream::always(native(2013));
     let server = setup().start();
     add(&server, "one", &refusing.url(), json!({}));
-    assert_eq!(handshake(&server).send().code(), 2013);
+    assert_eq!(handshake(&server, &server.key).send().code(), 2013);
 }
 
 #[test]
