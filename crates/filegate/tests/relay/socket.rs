@@ -8,14 +8,15 @@ use filegate_testkit::http::{Connection, Request};
 use filegate_testkit::server::TestServer;
 use serde_json::{Value, json};
 
-use crate::kit::{Emulated, Talk, Upstream, add, answer, condition, native, setup};
+use crate::emulated::Emulated;
+use crate::kit::{Talk, Upstream, add, answer, condition, native, setup};
 
 const PATH: &str = "/minimax/ws/v1/t2a_v2";
 
 /// A frame, masked as a client's has to be, or not.
 fn frame(opcode: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
-    let mask = if masked { 0x80 } else { 0 };
+    let mask = if masked { 0x80 } else { 0_u8 };
     match payload.len() {
         length @ ..126 => frame.push(mask | length as u8),
         length @ 126..0x1_0000 => {
@@ -198,9 +199,9 @@ fn messages_pass_both_ways_and_the_goodbye_too() {
 
 #[test]
 fn with_the_real_emulator_a_task_is_spoken() {
-    let emulated = Emulated::start(&[]);
+    let emulated = Emulated::start(1, &[]);
     let server = setup().start();
-    emulated.add_to(&server, "one", json!({}));
+    emulated.add_to(&server);
     let mut client = Client::open(&server);
     assert_eq!(client.hear()["event"], "connected_success");
     client.say(&json!({
