@@ -20,11 +20,11 @@ fn frame(opcode: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     match payload.len() {
         length @ ..126 => frame.push(mask | length as u8),
         length @ 126..0x1_0000 => {
-            frame.push(mask | 126);
+            frame.push(mask | 0x7E);
             frame.extend_from_slice(&(length as u16).to_be_bytes());
         }
         length => {
-            frame.push(mask | 127);
+            frame.push(mask | 0x7F);
             frame.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }
