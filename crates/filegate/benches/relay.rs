@@ -337,7 +337,7 @@ impl Nginx {
              proxy_set_header Connection \"\"; proxy_buffering off; proxy_request_buffering off; }} }} }}\n"
         );
         let file = home.join("nginx.conf");
-        fs::write(&file, config)?;
+        fs::File::create(&file)?.write_all(config.as_bytes())?;
         let child = Command::new(binary)
             .arg("-c")
             .arg(&file)
