@@ -12,6 +12,7 @@
 //! | `links` | signed downloads |
 //! | `moderation` | what an upload is asked before it lands |
 //! | `origins` | which setting was set where |
+//! | `outgoing` | clients for addresses that others have chosen |
 //! | [`Stores`] | which stores there are, and who else may use them |
 //! | `relay` | every other call of upstream's, on channels; [`json`] finds and replaces ids in them |
 //! | `pay` | what reads cost, and counts of calls |
@@ -31,6 +32,7 @@ mod lifecycle;
 mod links;
 mod moderation;
 mod origins;
+mod outgoing;
 mod pay;
 mod relay;
 mod secrets;

@@ -126,7 +126,7 @@ fn a_kill_in_the_middle_of_a_file() {
     for nth in 1..=3 {
         let mut server = home.start();
         ledger.upload_once(&server, SMALL).file_id();
-        let request = kit::upload_of(&server.address, &server.key, 99_999, 2 * LARGE).bytes();
+        let request = kit::upload_of(&server.address, &server.key, 99_990 + nth, 2 * LARGE).bytes();
         let mut connection = Connection::open(&server.address).unwrap();
         connection.write(&request[..300_000]).unwrap();
         let (path, _) = eventually("a first piece is on disk", || {
@@ -136,7 +136,7 @@ fn a_kill_in_the_middle_of_a_file() {
         let inject = format!("inject=write:signal=SIGKILL:when={nth}");
         let flags = ["-P", path.to_str().unwrap(), "-e", "trace=write", "-e", &inject];
         let trace = Trace::attach(server.pid(), &flags);
-        // The pieces of a file may be written by different threads, each of which is counted alone.
+        // The pieces of a file may be written by different threads, each of which is counted alone: it may be stored.
         let _cut = connection.write(&request[300_000..]);
         thread::sleep(Duration::from_millis(100));
         server.signal("KILL");

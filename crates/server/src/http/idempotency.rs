@@ -6,7 +6,12 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use filegate_store::{FirstAnswer, KeptAnswer};
+use filegate_types::{ApiError, ErrorCode, Principal};
 use http::HeaderMap;
+
+use super::reply::store_failed;
+use crate::app::App;
 
 /// Longest key.
 const KEY_BYTES_MAX: usize = 255;
@@ -46,6 +51,65 @@ impl Drop for Taken {
     fn drop(&mut self) {
         let taken = (std::mem::take(&mut self.owner), std::mem::take(&mut self.key));
         self.in_flight.keys().remove(&taken);
+    }
+}
+
+/// The key of a client's request, for as long as the request is in progress.
+///
+/// Uploads and relayed calls share it: a key is for one request of an account, whatever it is.
+#[derive(Debug)]
+pub(crate) struct Repeatable {
+    taken: Taken,
+    /// What was answered to the key before.
+    kept: Option<KeptAnswer>,
+}
+
+impl Repeatable {
+    /// Reads the header, takes the key and looks for a first answer. `None` without the header.
+    pub(crate) async fn begin(
+        app: &App,
+        principal: &Principal,
+        headers: &HeaderMap,
+    ) -> Result<Option<Self>, ApiError> {
+        let key = key_of(headers)
+            .map_err(|NotAKey| ApiError::invalid(format_args!("Idempotency-Key {NOT_A_KEY}")))?;
+        let Some(key) = key else { return Ok(None) };
+        let owner = format!("account:{}", principal.account_id.0);
+        let taken = app.in_flight.take(owner, key).ok_or_else(|| {
+            let why = "a request with this Idempotency-Key is in progress";
+            ApiError::detailed(ErrorCode::RateLimit, why).retry_after(1)
+        })?;
+        let (owner, key) = (taken.owner.clone(), taken.key.clone());
+        let kept = app.catalog.first_answer(owner, key, app.clock.now()).await;
+        Ok(Some(Self { taken, kept: kept.map_err(|error| store_failed(&error))? }))
+    }
+
+    /// Whether something was answered to the key before.
+    pub(crate) fn is_known(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// What is kept with the answer.
+    pub(crate) fn first_answer(&self, fingerprint: [u8; 32]) -> FirstAnswer {
+        let (owner, key) = (self.taken.owner.clone(), self.taken.key.clone());
+        FirstAnswer { owner, key, fingerprint }
+    }
+
+    /// The first answer, if there is one.
+    ///
+    /// # Errors
+    /// 2013 if it was to another request: `differs` says what makes it another.
+    pub(crate) fn replay(
+        &self,
+        fingerprint: [u8; 32],
+        differs: &str,
+    ) -> Result<Option<&KeptAnswer>, ApiError> {
+        match &self.kept {
+            Some(kept) if kept.fingerprint != fingerprint => Err(ApiError::invalid(format_args!(
+                "this Idempotency-Key was used for another {differs} differ"
+            ))),
+            kept => Ok(kept.as_ref()),
+        }
     }
 }
 

@@ -52,13 +52,13 @@ use http::HeaderMap;
 
 use crate::app::{App, random};
 use crate::http::body::{Incoming, content_length};
+use crate::http::idempotency::Repeatable;
 use crate::http::reply::store_failed;
 use crate::moderation::{self, What};
 use crate::pay;
 use crate::relay::on_upload::{self, Placed};
 use form::ReceivedForm;
 use inspect::Inspected;
-use repeat::Repeatable;
 
 pub use inspect::inspect_file;
 pub(crate) use land::land;
@@ -164,7 +164,7 @@ async fn receive(
         if validate_only { None } else { Repeatable::begin(app, principal, headers).await? };
     let mut guard = UploadGuard::new(app, principal);
     // What is only checked, or was paid before, costs nothing.
-    guard.free = validate_only || repeatable.as_ref().is_some_and(|r| r.kept.is_some());
+    guard.free = validate_only || repeatable.as_ref().is_some_and(Repeatable::is_known);
     if !guard.free {
         pay::can_pay(principal)?;
     }
@@ -336,13 +336,13 @@ async fn repeated(
     let (received, sha256) =
         summed.await.map_err(|_panic| ErrorCode::Unknown)?.map_err(|e| store_failed(&e))?;
     let fingerprint = repeat::fingerprint(&received, &sha256);
-    let Some(kept) = &repeatable.kept else {
+    if !repeatable.is_known() {
         let first = repeatable.first_answer(fingerprint);
         return Ok(Repeated::Never(Box::new(received), first));
-    };
+    }
     drop(received);
     guard.abort().await;
-    Repeatable::replay(kept, fingerprint).map(Repeated::Before)
+    repeat::replay(repeatable, fingerprint).map(Repeated::Before)
 }
 
 pub(crate) fn id_bits() -> [u16; 8] {

@@ -14,8 +14,8 @@ use reqwest::{StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use super::addresses::PublicOnly;
 use super::config::{self, Secret};
+use crate::outgoing;
 
 /// The header with the signature: `sha256=` and the HMAC-SHA-256 of the body in hex.
 const SIGNATURE: &str = "x-filegate-signature";
@@ -91,18 +91,11 @@ impl Webhook {
     /// The service of the settings; `None` if there is none.
     pub(super) fn new(config: &config::Webhook) -> Result<Option<Self>, String> {
         let Some(url) = config.parsed()? else { return Ok(None) };
-        // Fails only when one is installed already.
-        let _installed = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("filegate/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .http1_only()
+        let public = !config.allow_private;
+        let mut builder = outgoing::builder(public)
+            .https_only(public)
             .connect_timeout(config.timeout.0)
             .timeout(config.timeout.0);
-        if !config.allow_private {
-            builder = builder.https_only(true).dns_resolver(std::sync::Arc::new(PublicOnly));
-        }
         if url.scheme() == "http" {
             // Plain HTTP must work where no CA certificates are installed, as in small containers.
             builder = builder.tls_certs_only([]);

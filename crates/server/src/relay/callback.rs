@@ -38,7 +38,8 @@ use crate::app::{App, random};
 use crate::config::{Config, Relay as Settings};
 use crate::http::body::{Incoming, content_length};
 use crate::http::reply::{self, bare, store_failed};
-use crate::moderation::addresses::{PublicOnly, is_public};
+use crate::moderation::addresses::is_public;
+use crate::outgoing;
 
 /// How long upstream's address of ours is good; upstream itself forgets tasks as soon.
 const KEPT: Duration = Duration::from_hours(7 * 24);
@@ -418,18 +419,9 @@ impl Callbacks {
 }
 
 fn build(settings: &Settings, plain: bool) -> Result<reqwest::Client, String> {
-    // Fails only when one is installed already.
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("filegate/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .http1_only()
+    let mut builder = outgoing::builder(!settings.callback_private)
         .pool_max_idle_per_host(0)
         .connect_timeout(settings.connect_timeout.0);
-    if !settings.callback_private {
-        builder = builder.dns_resolver(Arc::new(PublicOnly));
-    }
     if plain {
         builder = builder.tls_certs_only([]);
     }

@@ -8,17 +8,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use filegate_store::{
-    CostRow, FirstAnswer, KeptAnswer, NewHold, Relayed, RelayedUsage, StoreError,
-};
-use filegate_types::{
-    AccountId, ApiError, ChannelId, ErrorCode, KeyId, Money, PriceUnit, Principal,
-};
-use http::HeaderMap;
+use filegate_store::{CostRow, FirstAnswer, NewHold, Relayed, RelayedUsage, StoreError};
+use filegate_types::{AccountId, ApiError, ChannelId, KeyId, Money, PriceUnit, Principal};
 use sha2::{Digest as _, Sha256};
 
 use crate::app::{App, random};
-use crate::http::idempotency::{NOT_A_KEY, NotAKey, Taken, key_of};
 use crate::http::reply::store_failed;
 use crate::pay;
 
@@ -280,54 +274,8 @@ pub(crate) fn cost(rows: &[CostRow], channel: ChannelId, path: &str, units: u64)
     of(PriceUnit::Call).plus(of(PriceUnit::Kilounit).per_thousand(units))
 }
 
-/// The `Idempotency-Key` of a call that makes something, for as long as the call is in progress.
-pub(crate) struct Repeatable {
-    taken: Taken,
-    /// What was answered to the key before.
-    kept: Option<KeptAnswer>,
-}
-
 /// How much of an answer is kept.
 pub(crate) const ANSWER_MAX: usize = 64 << 10;
-
-impl Repeatable {
-    /// Reads the header, takes the key and looks for a first answer. `None` without the header.
-    pub(crate) async fn begin(
-        app: &App,
-        principal: &Principal,
-        headers: &HeaderMap,
-    ) -> Result<Option<Self>, ApiError> {
-        let key = key_of(headers)
-            .map_err(|NotAKey| ApiError::invalid(format_args!("Idempotency-Key {NOT_A_KEY}")))?;
-        let Some(key) = key else { return Ok(None) };
-        // Uploads have the same owner: a key is for one request of an account, whatever it is.
-        let owner = format!("account:{}", principal.account_id.0);
-        let taken = app.in_flight.take(owner, key).ok_or_else(|| {
-            let why = "a request with this Idempotency-Key is in progress";
-            ApiError::detailed(ErrorCode::RateLimit, why).retry_after(1)
-        })?;
-        let (owner, key) = (taken.owner.clone(), taken.key.clone());
-        let kept = app.catalog.first_answer(owner, key, app.clock.now()).await;
-        Ok(Some(Self { taken, kept: kept.map_err(|error| store_failed(&error))? }))
-    }
-
-    /// What the capture keeps of the answer.
-    pub(crate) fn first_answer(&self, fingerprint: [u8; 32]) -> FirstAnswer {
-        let (owner, key) = (self.taken.owner.clone(), self.taken.key.clone());
-        FirstAnswer { owner, key, fingerprint }
-    }
-
-    /// The status and body of the first answer, if there is one and this is the same request.
-    pub(crate) fn replay(&self, fingerprint: [u8; 32]) -> Result<Option<(u16, Vec<u8>)>, ApiError> {
-        let Some(kept) = &self.kept else { return Ok(None) };
-        if kept.fingerprint != fingerprint {
-            return Err(ApiError::invalid(
-                "this Idempotency-Key was used for another request: its path, query or body differ",
-            ));
-        }
-        Ok(Some((kept.status, kept.reply.clone())))
-    }
-}
 
 /// Sums up what makes two calls the same request.
 #[derive(Debug)]

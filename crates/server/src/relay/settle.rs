@@ -12,8 +12,9 @@ use http::{HeaderValue, StatusCode};
 use super::Call;
 use super::body::Whole;
 use super::calls::Effect;
-use super::money::{ANSWER_MAX, Fingerprint, Hold, Repeatable, Settled, cost};
+use super::money::{ANSWER_MAX, Fingerprint, Hold, Settled, cost};
 use crate::app::App;
+use crate::http::idempotency::Repeatable;
 use crate::http::reply::{Outcome as Logged, store_failed};
 
 /// How an answered call ended.
@@ -71,8 +72,8 @@ pub(crate) async fn again(app: &App, call: &Call, body: Option<&Whole>) -> Resul
         sum.add(&piece.map_err(|error| store_failed(&error))?);
     }
     let fingerprint = sum.finish();
-    Ok(match repeatable.replay(fingerprint)? {
-        Some((status, reply)) => Again::Answered(replayed(status, reply)),
+    Ok(match repeatable.replay(fingerprint, "request: its path, query or body")? {
+        Some(kept) => Again::Answered(replayed(kept.status, kept.reply.clone())),
         None => Again::Never(Some((repeatable, fingerprint))),
     })
 }

@@ -165,7 +165,7 @@ struct AddArgs {
     /// What to call it: letters, digits, dots, hyphens, underscores
     name: String,
 
-    /// Where it is, such as https://api.minimax.io; a final /v1 is taken off
+    /// Where it is, such as `https://api.minimax.io`; a final /v1 is taken off
     #[arg(long, value_name = "URL")]
     base_url: String,
 

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use futures_util::StreamExt as _;
 use http::header::LOCATION;
@@ -15,7 +15,8 @@ use reqwest::Url;
 use super::{Content, Refused, away};
 use crate::app::App;
 use crate::config::Relay as Settings;
-use crate::moderation::addresses::{PublicOnly, is_public};
+use crate::moderation::addresses::is_public;
+use crate::outgoing;
 
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 3;
@@ -94,18 +95,9 @@ fn authority(url: &Url) -> Option<String> {
 }
 
 fn build(settings: &Settings, public: bool) -> Result<reqwest::Client, String> {
-    // Fails only when one is installed already.
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("filegate/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .http1_only()
+    let builder = outgoing::builder(public)
         .connect_timeout(settings.connect_timeout.0)
         .read_timeout(settings.answer_idle.0);
-    if public {
-        builder = builder.dns_resolver(Arc::new(PublicOnly));
-    }
     builder.build().map_err(|error| error.to_string())
 }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`Rules`] | at which paths of keys something stands, and what |
 //! | [`Scanner`] | bytes in, [`Found`] out, with their ranges in the document |
-//! | [`scan`], [`Scan`], [`Splice`] | for requests: all that is found first, then the document with edits |
+//! | [`scan()`], [`Scan`], [`Splice`] | for requests: all that is found first, then the document with edits |
 //! | [`Transform`] | for replies: a find stops the document until it is said what is to stand there |
 //!
 //! Nothing here does I/O, and nothing is allocated by a document's size: a scanner keeps 16 bytes for each
@@ -34,7 +34,7 @@ pub const DEPTH_MAX: usize = 128;
 pub const KEY_MAX: usize = 64;
 /// Bytes of a value as it is written, without its quotes; longer ones are found and never replaced.
 pub const VALUE_MAX: usize = 2048;
-/// Finds of one document that [`scan`] gives; a request with more is refused.
+/// Finds of one document that [`scan()`] gives; a request with more is refused.
 pub const FINDS_MAX: usize = 1024;
 /// How a string begins that names a file.
 pub const MM_FILE: &str = "mm_file://";
