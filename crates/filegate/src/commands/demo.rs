@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use filegate_client::FormEnvelope;
+use filegate_emulator::{AccountOptions, Emulator, Options};
 use filegate_server::Server;
 use filegate_server::config::Config;
 use filegate_store::KeyDraft;
 use filegate_types::{Clock as _, Scopes, SystemClock};
 use reqwest::{Client, RequestBuilder};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
@@ -20,15 +21,22 @@ use crate::printer::Printer;
 const VOICE: &[u8] = include_bytes!("../../../../samples/voice.mp3");
 const TOO_LONG: &[u8] = include_bytes!("../../../../samples/too-long.mp3");
 
+/// Characters of a string in a reply that are shown: speech comes as hex.
+const SHOWN_CHARS: usize = 160;
+
+/// The stand-ins for upstream accounts, and their keys.
+const ACCOUNTS: [(&str, &str); 2] = [("first", "sk-demo-first"), ("second", "sk-demo-second")];
+
 /// Longest wait for an answer of our own server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Show the main job on real speech: upload, refuse, list, fetch back, delete
+/// Show the main job on real speech: upload, refuse, fetch back, clone and speak, lose an account
 ///
 /// Starts a server on free ports with an empty store in a temporary directory, makes a key, and goes
-/// through the calls that MiniMax clients make. Each step is shown as the curl line you would type
-/// and the JSON that came back. Then it goes on serving until Ctrl-C, so that you can try your own;
-/// everything is removed at the end.
+/// through the calls that MiniMax clients make. Behind it are two stand-ins for MiniMax accounts
+/// (`filegate emulate`), of which one is taken away on the way. Each step is shown as the curl line you
+/// would type and the JSON that came back. Then it goes on serving until Ctrl-C, so that you can try
+/// your own; everything is removed at the end.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// End after the last step; status 0 only if every step held
@@ -56,14 +64,19 @@ async fn demo(args: &DemoArgs, printer: &Printer) -> Result<Exit, Failure> {
     };
     let server = super::serve::start(config).await?;
     let key = make_key(&server).await?;
+    let upstream = emulator().await?;
     let tour = Tour {
         base: format!("http://{}/minimax", server.address),
         key,
+        upstream: format!("http://{}", upstream.address),
         http: client()?,
         printer,
         home: home.path(),
     };
-    let outcome = tour.steps().await;
+    let outcome = match tour.add_channels(&server).await {
+        Ok(()) => tour.steps().await,
+        Err(error) => Err(error),
+    };
     if let Err(error) = outcome {
         printer.error(&format!("the demo failed: {error:#}"));
         server.stop().await;
@@ -74,7 +87,16 @@ async fn demo(args: &DemoArgs, printer: &Printer) -> Result<Exit, Failure> {
         let _pressed = tokio::signal::ctrl_c().await;
     }
     server.stop().await;
+    upstream.stop().await;
     Ok(Exit::Ok)
+}
+
+/// Upstream, on a free port of this machine.
+async fn emulator() -> anyhow::Result<Emulator> {
+    let named = |(name, key): (&str, &str)| AccountOptions { name: name.into(), key: key.into() };
+    let accounts = ACCOUNTS.map(named).to_vec();
+    let options = Options { accounts, ..Options::new("") };
+    Emulator::start(options).await.context("the stand-in for MiniMax does not start")
 }
 
 async fn make_key(server: &Server) -> anyhow::Result<String> {
@@ -100,6 +122,8 @@ fn client() -> anyhow::Result<Client> {
 struct Tour<'a> {
     base: String,
     key: String,
+    /// Where the stand-in for MiniMax is.
+    upstream: String,
     http: Client,
     printer: &'a Printer,
     home: &'a Path,
@@ -141,7 +165,24 @@ impl Tour<'_> {
         let reply = self.upload("too-long.mp3", TOO_LONG).await?;
         ensure!(reply["base_resp"]["status_code"] == 2037, "the file was not refused with 2037");
 
-        self.title("6. delete the file; it is gone at once")?;
+        self.title(
+            "6. clone a voice from it and speak: one of two MiniMax accounts (stand-ins) gets the file now",
+        )?;
+        self.clone_and_speak(id, "demo-voice-1", "one.mp3").await?;
+        let served = self.served().await?;
+
+        self.title(&format!(
+            "7. that account, {served:?}, is taken away; the same file_id goes on working"
+        ))?;
+        let ban = json!({"account": served, "banned": true});
+        let control = self.http.post(format!("{}/emulate/accounts", self.upstream));
+        self.bytes(control.body(ban.to_string())).await?;
+        self.clone_and_speak(id, "demo-voice-2", "two.mp3").await?;
+        let other = self.served().await?;
+        ensure!(other != served, "the call went to an account that is gone");
+        self.printer.result(&format!("  this time it was served by {other:?}"))?;
+
+        self.title("8. delete the file; it is gone at once")?;
         let call = format!("{}/v1/files/delete", self.base);
         let body = format!("{{\"file_id\":{id}}}");
         self.curl(&format!("{call} -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' -d '{body}'"))?;
@@ -151,6 +192,53 @@ impl Tour<'_> {
         let reply = self.get(&format!("retrieve?file_id={id}")).await?;
         ensure!(reply["base_resp"]["status_code"] == 2013, "the file is still there");
         Ok(())
+    }
+
+    /// As `filegate channel add` does.
+    async fn add_channels(&self, server: &Server) -> anyhow::Result<()> {
+        let token = server.admin_token.as_ref().context("a first start has a token")?;
+        let call = format!("http://{}/admin/v1/channels", server.admin_address);
+        for (name, key) in ACCOUNTS {
+            let body = json!({"name": name, "base_url": self.upstream, "key": key}).to_string();
+            let request = self.http.post(&call).bearer_auth(token);
+            let request = request.header("content-type", "application/json").body(body);
+            let added = request.send().await.context("the call failed")?.status();
+            ensure!(added.is_success(), "a channel was not added: {added}");
+        }
+        Ok(())
+    }
+
+    /// Makes a voice of the file and has it say something.
+    async fn clone_and_speak(&self, id: i64, voice: &str, file: &str) -> anyhow::Result<()> {
+        let reply = self.post("voice_clone", json!({"file_id": id, "voice_id": voice})).await?;
+        succeeded(&reply)?;
+        let text = "This was said by a cloned voice, whichever account serves it.";
+        let speech =
+            json!({"model": "speech-02-hd", "text": text, "voice_setting": {"voice_id": voice}});
+        let reply = self.post("t2a_v2", speech).await?;
+        succeeded(&reply)?;
+        let audio = unhex(reply["data"]["audio"].as_str().context("the reply has no audio")?)?;
+        let path = self.home.join(file);
+        tokio::fs::write(&path, &audio).await.context("cannot write the speech")?;
+        self.printer.result(&format!("  {} bytes of mp3, in {}", audio.len(), path.display()))?;
+        Ok(())
+    }
+
+    /// The account that has made the last voice.
+    async fn served(&self) -> anyhow::Result<String> {
+        let calls = format!("{}/emulate/calls?path=/v1/voice_clone&code=0", self.upstream);
+        let bytes = self.bytes(self.http.get(calls)).await?;
+        let said: Value = serde_json::from_slice(&bytes).context("the stand-in tells of calls")?;
+        let last = said["calls"].as_array().and_then(|calls| calls.last());
+        let account = last.and_then(|call| call["account"].as_str());
+        Ok(account.context("the stand-in was not called")?.to_owned())
+    }
+
+    async fn post(&self, call: &str, body: Value) -> anyhow::Result<Value> {
+        let call = format!("{}/v1/{call}", self.base);
+        self.curl(&format!("{call} -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' -d '{body}'"))?;
+        let request = self.http.post(call).bearer_auth(&self.key);
+        self.show(request.header("content-type", "application/json").body(body.to_string())).await
     }
 
     async fn upload(&self, name: &str, content: &'static [u8]) -> anyhow::Result<Value> {
@@ -177,7 +265,7 @@ impl Tour<'_> {
     async fn show(&self, request: RequestBuilder) -> anyhow::Result<Value> {
         let bytes = self.bytes(request).await?;
         let value: Value = serde_json::from_slice(&bytes).context("the reply is not JSON")?;
-        for line in serde_json::to_string_pretty(&value)?.lines() {
+        for line in serde_json::to_string_pretty(&shortened(value.clone()))?.lines() {
             self.printer.result(&format!("  {line}"))?;
         }
         Ok(value)
@@ -211,6 +299,27 @@ impl Tour<'_> {
         ];
         lines.iter().try_for_each(|line| Ok(self.printer.result(line)?))
     }
+}
+
+/// The same with long strings cut.
+fn shortened(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.chars().count() > SHOWN_CHARS => {
+            let shown: String = text.chars().take(SHOWN_CHARS).collect();
+            Value::String(format!("{shown}… ({} characters)", text.chars().count()))
+        }
+        Value::Array(items) => items.into_iter().map(shortened).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (name, shortened(value))).collect()
+        }
+        other => other,
+    }
+}
+
+fn unhex(text: &str) -> anyhow::Result<Vec<u8>> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|n| n as u8);
+    let byte = |pair: &[u8]| Some((digit(pair.first()?)? << 4) | digit(pair.get(1)?)?);
+    text.as_bytes().chunks(2).map(byte).collect::<Option<_>>().context("the audio is not hex")
 }
 
 fn succeeded(reply: &Value) -> anyhow::Result<()> {
