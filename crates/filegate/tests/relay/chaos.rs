@@ -216,7 +216,6 @@ fn trouble(world: &World, random: &mut Random) {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "shown when the test fails")]
 fn accounts_die_and_every_id_goes_on_working() {
     let (files, seed) = (setting("TEST_FILES", FILES), setting("TEST_SEED", 11u64));
     let world = World::start(files);
@@ -253,7 +252,7 @@ fn accounts_die_and_every_id_goes_on_working() {
         for n in 0..CLIENTS {
             let world = &world;
             scope.spawn(move || {
-                world.files.iter().skip(n).step_by(CLIENTS).for_each(|f| world.works(f))
+                world.files.iter().skip(n).step_by(CLIENTS).for_each(|f| world.works(f));
             });
         }
     });
@@ -324,10 +323,10 @@ fn books_are_exact(world: &World) {
     for (tenant, done) in world.done.iter().enumerate() {
         let of =
             format!("account_id = (SELECT account_id FROM accounts WHERE name = 'tenant{tenant}')");
-        let charges = format!("FROM ledger WHERE kind = 'charge' AND {of}");
+        let entries = format!("FROM ledger WHERE kind = 'charge' AND {of}");
         let done = done.load(Ordering::SeqCst) as i64;
-        assert_eq!(world.server.value::<i64>(&format!("SELECT count(*) {charges}")), done);
-        let charged = format!("SELECT CAST(coalesce(sum(amount), 0) AS BIGINT) {charges}");
+        assert_eq!(world.server.value::<i64>(&format!("SELECT count(*) {entries}")), done);
+        let charged = format!("SELECT CAST(coalesce(sum(amount), 0) AS BIGINT) {entries}");
         assert_eq!(world.server.value::<i64>(&charged), -PRICE * done);
         let left = format!("SELECT balance FROM accounts WHERE {of}");
         assert_eq!(world.server.value::<i64>(&left), 1_000_000_000_000 - PRICE * done);

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use filegate_testkit::http::{Reply, Request};
+use filegate_testkit::http::Request;
 use filegate_testkit::server::{TestServer, clean_environment};
 use serde_json::{Value, json};
 
@@ -65,12 +65,6 @@ impl Emulated {
         let target = format!("/emulate/calls?path={path}");
         let reply = Request::new(self.address(), "GET", &target).send().json();
         reply["calls"].as_array().unwrap().clone()
-    }
-
-    /// A call as the holder of the account's own key makes it, past the gateway.
-    pub(crate) fn upstream(&self, account: &str, target: &str) -> Reply {
-        let (_, key) = self.accounts.iter().find(|(name, _)| name == account).unwrap();
-        Request::new(self.address(), "GET", target).bearer(key).send()
     }
 }
 

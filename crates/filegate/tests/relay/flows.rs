@@ -1,5 +1,7 @@
 //! Whole flows through the gateway to the emulator: ids, copies, tenants, dead accounts, money.
 
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -8,7 +10,8 @@ use filegate_testkit::server::{TestServer, eventually};
 use serde_json::{Value, json};
 
 use crate::emulated::Emulated;
-use crate::kit::{call, setup};
+use crate::kit::{Upstream, call, native, operator, setup};
+use crate::socket::Client;
 
 fn voice() -> Vec<u8> {
     filegate_testkit::server::read(&sample("voice.mp3"))
@@ -352,4 +355,107 @@ fn the_same_key_is_one_task_and_one_charge() {
     assert_eq!(server.value::<i64>("SELECT count(*) FROM ledger WHERE kind = 'charge'"), 1);
     assert_eq!(server.value::<i64>("SELECT count(*) FROM tasks"), 1);
     assert_eq!(server.value::<i64>("SELECT held FROM accounts WHERE account_id = 1"), 0);
+}
+
+#[test]
+fn a_socket_speaks_with_the_voice_where_it_is_and_with_nobody_elses() {
+    let (server, emulated) = start(3, &[]);
+    ok(&clone(&server, upload(&server), "my-voice-01"));
+    let here = emulated.calls("/v1/voice_clone")[0]["account"].clone();
+    let begin = json!({"event": "task_start", "model": "speech-02-hd",
+                       "voice_setting": {"voice_id": "my-voice-01"}});
+    for _ in 0..6 {
+        let mut client = Client::open(&server);
+        assert_eq!(client.hear()["event"], "connected_success");
+        client.say(&begin);
+        let started = client.hear();
+        assert_eq!(started["event"], "task_started", "{started}");
+        client.say(&json!({"event": "task_continue", "text": "Hello"}));
+        assert_eq!(client.hear()["event"], "task_continued");
+    }
+    assert!(here.is_string());
+    let stranger = server.make_key("stranger", "other");
+    let mut client = Client::with(&server, &stranger);
+    assert_eq!(client.hear()["event"], "connected_success");
+    client.say(&begin);
+    let refused = client.hear();
+    assert_eq!(refused["event"], "task_failed", "{refused}");
+}
+
+#[test]
+fn what_a_removed_channel_had_is_made_again_or_said_to_be_gone() {
+    let (server, emulated) = start(2, &["--task-time", "1ms"]);
+    let file = upload(&server);
+    let mut tasks = vec![];
+    for _ in 0..6 {
+        let video = json!({"model": "MiniMax-Hailuo-02", "prompt": "a cat"});
+        let begun = ok(&call(&server, "/v1/video_generation", &video).send());
+        tasks.push(begun["task_id"].as_str().unwrap().to_owned());
+    }
+    ok(&clone(&server, file, "dead-voice-1"));
+    let first = emulated.calls("/v1/voice_clone")[0]["account"].as_str().unwrap().to_owned();
+    let reply = operator(&server, &format!("/channels/{first}/remove"), &json!({}));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let spoken = speak(&server, "dead-voice-1");
+    assert!(spoken.message().contains("of this voice is gone"), "{}", spoken.text());
+    let (mut alive, mut gone) = (0, 0);
+    for task in tasks {
+        let reply = server.get(&format!("/v1/query/video_generation?task_id={task}"));
+        if reply.code() == 0 {
+            alive += 1;
+        } else {
+            assert!(reply.message().contains("of this task is gone"), "{}", reply.text());
+            gone += 1;
+        }
+    }
+    let there = emulated.calls("/v1/video_generation");
+    let there = there.iter().filter(|one| one["account"] == first.as_str()).count();
+    assert_eq!((alive, gone), (6 - there, there));
+    for n in 0..3 {
+        ok(&clone(&server, file, &format!("next-voice-{n}")));
+    }
+}
+
+/// Takes connections at an address that is known before `server` is, and hands them on.
+fn stand_before(listener: TcpListener, address: String) {
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(&address).unwrap();
+            for (mut from, mut to) in
+                [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+            {
+                thread::spawn(move || {
+                    let _until_it_ends = io::copy(&mut from, &mut to);
+                    let _gone_already = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_client_is_called_back_with_its_own_ids() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let public = format!("http://{}", listener.local_addr().unwrap());
+    let config = format!("public_url = \"{public}\"\n[relay]\ncallback_private = true\n");
+    let server = setup().config(&config).start();
+    stand_before(listener, server.address.clone());
+    let emulated = Emulated::start(1, &["--record-bodies", "64KiB", "--task-time", "1ms"]);
+    emulated.add_to(&server);
+    let client = Upstream::answering(|_| Some(native(0)));
+    let video = json!({"model": "MiniMax-Hailuo-02", "prompt": "a cat",
+                       "callback_url": format!("{}/told?secret=1", client.url())});
+    let task = ok(&call(&server, "/v1/video_generation", &video).send())["task_id"].clone();
+    let asked = emulated.calls("/v1/video_generation")[0].to_string();
+    assert!(!asked.contains("secret"), "upstream knows the client's address: {asked}");
+    let news = eventually("the client is told", || {
+        client.seen().iter().find_map(|seen| {
+            let told: Value = serde_json::from_slice(&seen.body).ok()?;
+            (told["status"] == "success").then_some(told)
+        })
+    });
+    assert_eq!(news["task_id"], task);
+    let query = format!("/v1/query/video_generation?task_id={}", task.as_str().unwrap());
+    assert_eq!(ok(&server.get(&query))["file_id"], news["file_id"]);
+    assert!(client.seen().iter().all(|seen| seen.line.ends_with("/told?secret=1")));
 }

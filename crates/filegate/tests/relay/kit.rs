@@ -2,14 +2,13 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use filegate_testkit::http::{Reply, Request};
-use filegate_testkit::server::{Setup, TestServer, clean_environment};
+use filegate_testkit::server::{Setup, TestServer};
 use serde_json::{Value, json};
 
 /// What seals the keys of channels.
@@ -170,54 +169,16 @@ impl Drop for Upstream {
     }
 }
 
-/// The real emulator, as a process. Killed when dropped.
-pub(crate) struct Emulated {
-    child: Child,
-    pub(crate) url: String,
-    /// The keys of its accounts.
-    pub(crate) keys: Vec<String>,
-}
-
-impl Emulated {
-    /// With these arguments beside `--json` and a free port.
-    pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_filegate"));
-        clean_environment(&mut command);
-        command.arg("emulate").args(["--listen", "127.0.0.1:0", "--json"]).args(arguments);
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it can be run");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap();
-        let keys = said["accounts"].as_array().unwrap().iter();
-        let keys = keys.map(|account| account["key"].as_str().unwrap().to_owned()).collect();
-        Self { child, url: said["url"].as_str().unwrap().to_owned(), keys }
-    }
-
-    /// Adds it as a channel, with the key of its first account.
-    #[track_caller]
-    pub(crate) fn add_to(&self, server: &TestServer, name: &str, settings: Value) {
-        let body = json!({ "name": name, "base_url": self.url, "key": self.keys[0], "settings": settings });
-        let reply = operator(server, "/channels", &body);
-        assert_eq!(reply.status, 200, "{}", reply.text());
-    }
-}
-
-impl Drop for Emulated {
-    fn drop(&mut self) {
-        let _gone_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
 /// An answer with a length.
 pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut bytes = format!("HTTP/1.1 {status} Some Reason\r\n");
-    for (name, value) in headers {
-        bytes.push_str(&format!("{name}: {value}\r\n"));
-    }
-    bytes.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
-    [bytes.as_bytes(), body].concat()
+    let fields: Vec<_> =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!(
+        "HTTP/1.1 {status} Some Reason\r\n{}content-length: {}\r\n\r\n",
+        fields.concat(),
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
 }
 
 /// A native answer with this code.
@@ -241,6 +202,7 @@ pub(crate) fn add(server: &TestServer, name: &str, url: &str, settings: Value) {
 
 /// Adds a channel, perhaps an account's own.
 #[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "a literal where it is called")]
 pub(crate) fn add_for(
     server: &TestServer,
     name: &str,

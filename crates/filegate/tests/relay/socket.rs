@@ -8,22 +8,23 @@ use filegate_testkit::http::{Connection, Request};
 use filegate_testkit::server::TestServer;
 use serde_json::{Value, json};
 
-use crate::kit::{Emulated, Talk, Upstream, add, answer, condition, native, setup};
+use crate::emulated::Emulated;
+use crate::kit::{Talk, Upstream, add, answer, condition, native, setup};
 
 const PATH: &str = "/minimax/ws/v1/t2a_v2";
 
 /// A frame, masked as a client's has to be, or not.
 fn frame(opcode: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
-    let mask = if masked { 0x80 } else { 0 };
+    let mask = if masked { 0x80 } else { 0_u8 };
     match payload.len() {
         length @ ..126 => frame.push(mask | length as u8),
         length @ 126..0x1_0000 => {
-            frame.push(mask | 126);
+            frame.push(mask | 0x7E);
             frame.extend_from_slice(&(length as u16).to_be_bytes());
         }
         length => {
-            frame.push(mask | 127);
+            frame.push(mask | 0x7F);
             frame.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }
@@ -55,12 +56,16 @@ fn read_frame(stream: &mut impl Read) -> std::io::Result<(u8, Vec<u8>)> {
     Ok((head[0] & 0x0F, payload.collect()))
 }
 
-struct Client(TcpStream);
+pub(crate) struct Client(TcpStream);
 
 impl Client {
-    fn open(server: &TestServer) -> Self {
+    pub(crate) fn open(server: &TestServer) -> Self {
+        Self::with(server, &server.key)
+    }
+
+    pub(crate) fn with(server: &TestServer, key: &str) -> Self {
         let mut connection = Connection::open(&server.address).unwrap();
-        connection.write(&handshake(server).bytes()).unwrap();
+        connection.write(&handshake(server, key).bytes()).unwrap();
         // By hand: what follows the head is frames already.
         let mut stream = connection.stream().try_clone().unwrap();
         let mut head = vec![];
@@ -77,12 +82,12 @@ impl Client {
         Self(stream)
     }
 
-    fn say(&mut self, event: &Value) {
+    pub(crate) fn say(&mut self, event: &Value) {
         self.0.write_all(&frame(1, event.to_string().as_bytes(), true)).unwrap();
     }
 
     /// The next message, as JSON; a goodbye as its code.
-    fn hear(&mut self) -> Value {
+    pub(crate) fn hear(&mut self) -> Value {
         let (opcode, payload) = read_frame(&mut self.0).unwrap();
         match opcode {
             1 => serde_json::from_slice(&payload).unwrap(),
@@ -94,9 +99,9 @@ impl Client {
     }
 }
 
-fn handshake(server: &TestServer) -> Request {
-    server
-        .request("GET", PATH)
+fn handshake(server: &TestServer, key: &str) -> Request {
+    Request::new(&server.address, "GET", PATH)
+        .bearer(key)
         .header("Upgrade", "websocket")
         .header("Connection", "Upgrade")
         .header("Sec-WebSocket-Version", "13")
@@ -194,9 +199,9 @@ fn messages_pass_both_ways_and_the_goodbye_too() {
 
 #[test]
 fn with_the_real_emulator_a_task_is_spoken() {
-    let emulated = Emulated::start(&[]);
+    let emulated = Emulated::start(1, &[]);
     let server = setup().start();
-    emulated.add_to(&server, "one", json!({}));
+    emulated.add_to(&server);
     let mut client = Client::open(&server);
     assert_eq!(client.hear()["event"], "connected_success");
     client.say(&json!({
@@ -254,7 +259,7 @@ fn a_handshake_that_fails_goes_elsewhere_or_is_answered_in_http() {
     let limited = Upstream::always(answer(429, &[], b""));
     let server = setup().start();
     add(&server, "first", &limited.url(), json!({ "priority": 1 }));
-    let reply = handshake(&server).send();
+    let reply = handshake(&server, &server.key).send();
     assert_eq!((reply.status, reply.code()), (200, 1002));
     add(&server, "second", &well.url(), json!({}));
     speaks(&server);
@@ -262,7 +267,7 @@ fn a_handshake_that_fails_goes_elsewhere_or_is_answered_in_http() {
     let refusing = Upstream::always(native(2013));
     let server = setup().start();
     add(&server, "one", &refusing.url(), json!({}));
-    assert_eq!(handshake(&server).send().code(), 2013);
+    assert_eq!(handshake(&server, &server.key).send().code(), 2013);
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn challenge_of(body: &[u8]) -> Result<Option<String>, ApiError> {
     }
     let not_read = |_why| ApiError::invalid("the body is not a JSON object");
     let said: Said<'_> = serde_json::from_slice(body).map_err(not_read)?;
-    scan(&RULES, [body]).map_err(|malformed| ApiError::invalid(malformed))?;
+    scan(&RULES, [body]).map_err(ApiError::invalid)?;
     Ok(said.challenge.map(|challenge| challenge.get().to_owned()))
 }
 
@@ -434,4 +434,145 @@ fn build(settings: &Settings, plain: bool) -> Result<reqwest::Client, String> {
         builder = builder.tls_certs_only([]);
     }
     builder.build().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn refusal(url: &str, private: bool) -> Option<String> {
+        parse(url, private).err().map(|error| error.message().to_owned())
+    }
+
+    #[test]
+    fn only_public_addresses_of_the_web_are_called() {
+        for url in ["https://a.example/x?t=1", "http://8.8.8.8:8080/", "https://[2606:4700::1111]/"]
+        {
+            assert_eq!(refusal(url, false), None, "{url}");
+        }
+        for url in [
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://0x7f000001/",
+            "http://2130706433/",
+            "https://localhost/",
+            "https://LOCALHOST./",
+            "https://x.localhost/",
+            "http://169.254.169.254/latest/meta-data",
+            "http://10.0.0.1/",
+            "http://[::1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://[fd00::1]/",
+        ] {
+            let why = refusal(url, false).unwrap_or_default();
+            assert!(why.contains("not at a public address"), "{url}: {why}");
+            assert_eq!(refusal(url, true), None, "{url}");
+        }
+        for url in
+            ["", "x", "/x", "ftp://a.example/", "file:///etc/passwd", "javascript:1", "http://"]
+        {
+            assert!(refusal(url, true).is_some(), "{url}");
+        }
+    }
+
+    #[test]
+    fn without_an_address_of_ours_there_are_no_callbacks() {
+        let mut config = Config::default();
+        let error = check(&config, "https://a.example/").unwrap_err();
+        assert!(error.message().contains("public_url"), "{error}");
+        config.public_url = "https://files.example".to_owned();
+        assert_eq!(check(&config, "https://a.example/"), Ok(()));
+        assert!(check(&config, "http://10.1.2.3/").is_err());
+    }
+
+    #[test]
+    fn a_challenge_is_answered_as_it_is_written() {
+        let answer = |body: &str| challenge_of(body.as_bytes());
+        assert_eq!(answer(r#"{"challenge":"a\u0062"}"#).unwrap().as_deref(), Some(r#""a\u0062""#));
+        assert_eq!(
+            answer(r#"{"x":1,"challenge": 12345678901234567890123 }"#).unwrap().as_deref(),
+            Some("12345678901234567890123")
+        );
+        assert_eq!(answer(r#"{"task_id":"1","status":"success"}"#).unwrap(), None);
+        assert_eq!(answer(r#"{"challenge":null}"#).unwrap(), None);
+        for body in ["", "[]", "1", "challenge", r#"{"challenge":}"#, r#"{"a":1}{"b":2}"#] {
+            assert!(answer(body).is_err(), "{body}");
+        }
+    }
+
+    /// Answers one request with `answer`, and gives what was asked.
+    async fn client(answer: &'static str) -> (String, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/told?t=1", listener.local_addr().unwrap());
+        let tasks = crate::lifecycle::Tasks::default();
+        let asked = tasks.spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"}") {
+                let mut piece = [0; 1024];
+                let n = stream.read(&mut piece).await.unwrap();
+                asked.extend_from_slice(&piece[..n]);
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(asked).unwrap()
+        });
+        (url, asked)
+    }
+
+    async fn told(settings: &Settings, url: &str, limit: Duration) -> Result<(), String> {
+        let body = br#"{"task_id":"7"}"#.to_vec();
+        Callbacks::default().post(settings, url, body, limit).await
+    }
+
+    #[tokio::test]
+    async fn clients_are_told_by_a_plain_post() {
+        let settings = Settings { callback_private: true, ..Settings::default() };
+        let (url, asked) = client("HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(told(&settings, &url, NEWS_TIMEOUT).await, Ok(()));
+        let asked = asked.await.unwrap();
+        assert!(asked.starts_with("POST /told?t=1 HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains("content-type: application/json\r\n"), "{asked}");
+        assert!(asked.ends_with("\r\n\r\n{\"task_id\":\"7\"}"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_is_tried_again() {
+        let settings = Settings { callback_private: true, ..Settings::default() };
+        for (answer, why) in [
+            ("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", "it answers HTTP 500"),
+            // Followed nowhere: what it points to was never checked.
+            (
+                "HTTP/1.1 307 No\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
+                "it answers HTTP 307",
+            ),
+            ("", "the connection broke"),
+        ] {
+            let (url, asked) = client(answer).await;
+            assert_eq!(told(&settings, &url, NEWS_TIMEOUT).await, Err(why.to_owned()));
+            asked.await.unwrap();
+        }
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", silent.local_addr().unwrap());
+        let late = told(&settings, &url, Duration::from_millis(20)).await;
+        assert_eq!(late, Err("it does not answer in time".to_owned()));
+        drop(silent);
+        assert_eq!(
+            told(&settings, &url, NEWS_TIMEOUT).await,
+            Err("it cannot be reached".to_owned())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_that_points_inwards_by_then_is_not_called() {
+        // Known as good when the call was made; `told` looks again, at the address and at what a name means.
+        let (url, _asked) = client("").await;
+        let strict = Settings::default();
+        assert!(told(&strict, &url, NEWS_TIMEOUT).await.unwrap_err().contains("not at a public"));
+        let client = build(&strict, true).unwrap();
+        let error = client.post(url.replace("127.0.0.1", "localhost")).send().await.unwrap_err();
+        assert!(error.is_connect(), "{error}");
+    }
 }

@@ -83,7 +83,7 @@ impl Events {
         }
         self.at = match (known + same, line.is_empty()) {
             (all, _) if all == DATA.len() => At::Data,
-            (some, true) => At::Name(some),
+            (known, true) => At::Name(known),
             (0, false) if matches!(&line[..], b"\n" | b"\r\n" | b"\r") => {
                 out.push(std::mem::take(line));
                 At::Name(0)

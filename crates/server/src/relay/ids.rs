@@ -347,8 +347,8 @@ async fn voices(
         return Err(Refusal::unknown_voice());
     }
     // White space around a name is none of it: who adds some means the same voice, and upstream may think so too.
-    let named = asked.iter().filter(|one| one.kind == Kind::VoiceId);
-    let names: BTreeSet<String> = named.map(|one| one.text.trim().to_owned()).collect();
+    let voices = asked.iter().filter(|one| one.kind == Kind::VoiceId);
+    let names: BTreeSet<String> = voices.map(|one| one.text.trim().to_owned()).collect();
     if names.is_empty() {
         return Ok(());
     }
@@ -390,6 +390,7 @@ fn unknown(one: &Asked) -> Refusal {
     ApiError::invalid(format_args!("{name} not exist")).into()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(error: StoreError) -> Refusal {
     store_failed(&error).into()
 }
@@ -504,7 +505,6 @@ impl Born {
     }
 
     /// The file that has this id upstream, if we know it; `Some(None)` if it is somebody else's.
-    #[expect(clippy::option_option, reason = "not known and not to be known are different")]
     async fn known_file(
         &self,
         app: &App,

@@ -84,7 +84,7 @@ pub(crate) fn voices(first: VoicesOf<'_>, others: &[VoicesOf<'_>]) -> Result<Vec
         for (n, (key, list)) in lists.iter().enumerate() {
             let comma = if n > 0 || !base.0.is_empty() { "," } else { "" };
             let key = serde_json::to_string(key)?;
-            more += &format!("{comma}{key}:{}", array(list));
+            more.extend([comma, &key, ":", &array(list)]);
         }
         edits.push(Edit { range: end as u64..end as u64, bytes: more.into_bytes() });
     }

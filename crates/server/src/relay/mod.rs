@@ -381,6 +381,7 @@ async fn begin(app: &Arc<App>, call: &Call, body: Option<Whole>) -> Result<Begun
 }
 
 /// What became of a call on a channel.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and most are the large one")]
 enum Attempted {
     Sent(Outcome),
     /// It was not sent.
@@ -694,9 +695,10 @@ impl Tried {
             1 => format!("1 channel: {}", told.join(", ")),
             _ => format!("{many} channels: {}", told.join(", ")),
         };
-        let detail = match self.perhaps_done {
-            true => format!("{detail}; it may have been done all the same"),
-            false => detail,
+        let detail = if self.perhaps_done {
+            format!("{detail}; it may have been done all the same")
+        } else {
+            detail
         };
         let limits = many > 0 && self.only_limits;
         let code = if limits { ErrorCode::RateLimit } else { ErrorCode::Internal };

@@ -83,7 +83,7 @@ pub(crate) struct Hold {
     key: KeyId,
     path: String,
     /// The row, if the path has a price.
-    hold_id: Option<String>,
+    row: Option<String>,
 }
 
 /// How a call has succeeded.
@@ -114,7 +114,7 @@ impl Hold {
             account: principal.account_id,
             key: principal.key_id,
             path: path.to_owned(),
-            hold_id: None,
+            row: None,
         };
         if !principal.priced {
             return Ok(hold);
@@ -126,7 +126,7 @@ impl Hold {
         let now = app.clock.now();
         // Noted first: if this future is dropped, the row may be there all the same.
         locked(&app.relay.books.held).insert(hold_id.clone());
-        hold.hold_id = Some(hold_id.clone());
+        hold.row = Some(hold_id.clone());
         let new = NewHold {
             hold_id,
             account: hold.account,
@@ -135,10 +135,10 @@ impl Hold {
             units_max,
             lease_until: now.plus(LEASE),
         };
-        let held = app.catalog.hold_relay(new, now).await;
-        match held.map_err(|error| store_failed(&error))? {
-            Ok(held) => {
-                if held.amount.is_zero() {
+        let taken = app.catalog.hold_relay(new, now).await;
+        match taken.map_err(|error| store_failed(&error))? {
+            Ok(taken) => {
+                if taken.amount.is_zero() {
                     hold.forget();
                 }
                 Ok(hold)
@@ -152,12 +152,12 @@ impl Hold {
 
     /// Whether anything is held.
     pub(crate) fn is_held(&self) -> bool {
-        self.hold_id.is_some()
+        self.row.is_some()
     }
 
     /// Takes what the call did cost, and counts it. COMMIT POINT of a call that is paid.
     pub(crate) async fn capture(mut self, settled: Settled) -> Result<Money, StoreError> {
-        let Some(hold_id) = self.hold_id.clone() else {
+        let Some(hold_id) = self.row.clone() else {
             if settled.first.is_none() {
                 self.count(&settled);
                 return Ok(Money::ZERO);
@@ -209,7 +209,7 @@ impl Hold {
 
     /// No longer this call's.
     fn forget(&mut self) -> Option<String> {
-        let hold_id = self.hold_id.take()?;
+        let hold_id = self.row.take()?;
         locked(&self.app.relay.books.held).remove(&hold_id);
         Some(hold_id)
     }
@@ -391,7 +391,9 @@ mod tests {
     fn the_same_request_is_the_same_by_all_that_counts() {
         let of = |method, target, body: &[&[u8]]| {
             let mut sum = Fingerprint::new(&method, target);
-            body.iter().for_each(|piece| sum.add(piece));
+            for piece in body {
+                sum.add(piece);
+            }
             sum.finish()
         };
         let post = || http::Method::POST;

@@ -255,17 +255,13 @@ impl Owned {
         let file = self.needs.files.first().map(|file| file.file_id);
         let now = app.clock.now();
         let claimed = app.catalog.claim_voice(account, key, channel, voice.clone(), file, now);
-        match claimed.await.map_err(|error| There::Call(store_failed(&error).into()))? {
-            true => {
-                // What was claimed before may be there, its answer lost: a refusal says nothing of that.
-                self.claimed = (!self.needs.has_voice_on(channel)).then_some(channel);
-                Ok(())
-            }
-            false => {
-                self.needs.avoid.insert(channel);
-                Err(There::Taken)
-            }
+        if claimed.await.map_err(|error| There::Call(store_failed(&error).into()))? {
+            // What was claimed before may be there, its answer lost: a refusal says nothing of that.
+            self.claimed = (!self.needs.has_voice_on(channel)).then_some(channel);
+            return Ok(());
         }
+        self.needs.avoid.insert(channel);
+        Err(There::Taken)
     }
 
     /// Gives back what was taken for a call that has certainly done nothing.

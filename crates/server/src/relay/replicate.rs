@@ -90,7 +90,9 @@ pub(crate) struct Replicator {
 
 impl fmt::Debug for Replicator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replicator").field("flights", &locked(&self.flights).len()).finish()
+        f.debug_struct("Replicator")
+            .field("flights", &locked(&self.flights).len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -429,6 +431,7 @@ fn upstream_expiry(purpose: &PurposeName, now: UnixMillis) -> Option<UnixMillis>
     forgets.then(|| now.plus(VIDEO_KEPT))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn ours(error: StoreError) -> ReplicateError {
     ReplicateError::Ours(store_failed(&error))
 }

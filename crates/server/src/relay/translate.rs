@@ -309,18 +309,16 @@ impl Reading {
         let mut out = Vec::new();
         let read = match self.looked.pop_front() {
             Some(piece) => translation.take(piece, &mut out).await,
-            None => match rest.frame().await.transpose()? {
-                Some(frame) => match frame.into_data() {
-                    Ok(piece) => translation.take(piece, &mut out).await,
+            None => {
+                if let Some(frame) = rest.frame().await.transpose()? {
                     // Trailers are dropped, as RFC 9110 §6.5 allows.
-                    Err(_trailers) => Ok(()),
-                },
-                None => {
-                    let finished = translation.finish(&mut out).await;
+                    let Ok(piece) = frame.into_data() else { return Ok(()) };
+                    translation.take(piece, &mut out).await
+                } else {
                     self.rest = None;
-                    finished
+                    translation.finish(&mut out).await
                 }
-            },
+            }
         };
         read.map_err(|error| {
             let _logged = store_failed(&error);

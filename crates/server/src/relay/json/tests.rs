@@ -337,7 +337,7 @@ fn document() -> impl Strategy<Value = String> {
         text,
     ];
     let blank = "[ \n\t\r]{0,2}";
-    (leaf.prop_recursive(6, 64, 6, move |inner| {
+    leaf.prop_recursive(6, 64, 6, move |inner| {
         prop_oneof![
             (prop::collection::vec(inner.clone(), 0..5), blank).prop_map(|(items, blank)| format!(
                 "[{blank}{}]",
@@ -353,7 +353,7 @@ fn document() -> impl Strategy<Value = String> {
                 }
             ),
         ]
-    }))
+    })
 }
 
 /// Whether an id is to be at `path`, and whether a voice is.
