@@ -5,9 +5,11 @@
 
 mod chaos;
 mod emulated;
+mod events;
 mod failover;
 mod flows;
 mod health;
 mod kit;
 mod passing;
 mod socket;
+mod tls;
