@@ -10,6 +10,7 @@ mod failover;
 mod flows;
 mod health;
 mod kit;
+mod memory;
 mod passing;
 mod socket;
 mod tls;
