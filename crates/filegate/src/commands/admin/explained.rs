@@ -69,19 +69,18 @@ fn sentences(told: &Value) -> Vec<String> {
     let words = |value: &Value| escape(value.as_str().unwrap_or_default());
     let known = if told["file"].is_null() { &told["receipt"] } else { &told["file"] };
     let reasons: Vec<_> = rows(&told["reasons"]).iter().map(words).collect();
-    let can = match told["readable"] == true {
-        true => "can be read".to_owned(),
-        false => format!("cannot be read: {}", reasons.join("; ")),
+    let can = if told["readable"] == true {
+        "can be read".to_owned()
+    } else {
+        format!("cannot be read: {}", reasons.join("; "))
     };
     let mut lines =
         vec![format!("File {} of account {} {can}.", told["id"], words(&known["account"]))];
     let bytes = known["bytes"].as_u64().map_or_else(|| "of unknown size".to_owned(), size);
-    let mut what =
+    let what =
         format!("It is {:?}, {bytes}, for {}", words(&known["filename"]), words(&known["purpose"]));
-    if let Some(at) = known["expires_at"].as_i64() {
-        what.push_str(&format!(", until {}", time(at)));
-    }
-    lines.push(what + ".");
+    let until = known["expires_at"].as_i64().map(|at| format!(", until {}", time(at)));
+    lines.push(format!("{what}{}.", until.unwrap_or_default()));
     let relay = &told["relay"];
     let born = &relay["born_on"];
     lines.push(match (told["file"].is_null(), born.is_null()) {
