@@ -68,13 +68,11 @@ fn bodies_that_are_read_for_ids_cost_disk_and_no_memory() {
                 let stored = json!({"file": {"file_id": 987_654_321, "bytes": 5, "created_at": 1, "filename": "a.mp4",
                                     "purpose": "video_understanding"},
                                     "base_resp": {"status_code": 0, "status_msg": "success"}});
-                let bytes = match asked.line.contains("/files/upload") {
-                    true => answer(
-                        200,
-                        &[("content-type", "application/json")],
-                        stored.to_string().as_bytes(),
-                    ),
-                    false => native(0),
+                let json = [("content-type", "application/json")];
+                let bytes = if asked.line.contains("/files/upload") {
+                    answer(200, &json, stored.to_string().as_bytes())
+                } else {
+                    native(0)
                 };
                 talk.write(bytes).unwrap();
                 continue;
@@ -100,8 +98,8 @@ fn bodies_that_are_read_for_ids_cost_disk_and_no_memory() {
         }
     });
     add(&server, "one", &upstream.url(), json!({}));
-    let film = filegate_testkit::samples::sample_bytes("mp4");
-    let file = server.upload("video_understanding", "a.mp4", &film).file_id();
+    let sample = filegate_testkit::samples::sample_bytes("mp4");
+    let file = server.upload("video_understanding", "a.mp4", &sample).file_id();
     let content = json!([{"type": "video_url", "video_url": {"url": format!("mm_file://{file}")}}]);
     let body = json!({"messages": [{"content": content, "role": "user"}], "model": "MiniMax-M3",
                       "padding": "x".repeat(BYTES)});

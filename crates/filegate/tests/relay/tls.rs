@@ -45,7 +45,8 @@ impl Authority {
              -keyout one.key -out one.csr",
         );
         let extensions = format!("subjectAltName={name}\nextendedKeyUsage=serverAuth\n");
-        std::fs::write(self.home.path().join("one.ext"), extensions).unwrap();
+        let mut file = std::fs::File::create(self.home.path().join("one.ext")).unwrap();
+        io::Write::write_all(&mut file, extensions.as_bytes()).unwrap();
         self.openssl(
             "x509 -req -in one.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile one.ext -out one.pem",
         );
