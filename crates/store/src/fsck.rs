@@ -40,6 +40,9 @@ pub struct Report {
     pub orphans: Vec<BlobKey>,
     /// Their bytes.
     pub orphan_bytes: u64,
+    /// Files that are not here any more although copies of them on channels were known; these are deleted there.
+    /// Without `repair` they are among the faults of the books.
+    pub lost_copies: usize,
     /// Accounts whose money or counts are not the sums they have to be. Never mended by itself: which
     /// side is wrong is for a person to say.
     pub books: Vec<BookFault>,
@@ -54,6 +57,7 @@ impl Report {
             && self.damaged.is_empty()
             && self.whole_again.is_empty()
             && self.orphans.is_empty()
+            && self.lost_copies == 0
             && self.books.is_empty()
             && self.catalog_fault.is_none()
     }
@@ -63,7 +67,7 @@ impl Report {
 ///
 /// It may run beside servers: young unknown blobs are left out then. With `repair`, files
 /// that are missing or damaged are marked (their content then answers an error, never wrong bytes),
-/// marks on whole files are taken back, and orphans are removed.
+/// marks on whole files are taken back, orphans are removed, and copies on channels that no file is of.
 pub async fn fsck(
     catalog: &Catalog,
     blobs: &Blobs,
@@ -86,6 +90,9 @@ pub async fn fsck(
         }
     }
     find_orphans(catalog, blobs, options, now, &mut report).await?;
+    if options.repair {
+        report.lost_copies = catalog.reap_lost_copies(now).await?;
+    }
     report.books = catalog.check_books().await?;
     Ok(report)
 }

@@ -21,7 +21,8 @@ use crate::text::{escape, size};
 ///
 /// Without --repair it changes nothing and may run beside servers. With it a server on a data directory
 /// must be stopped; replicas may go on. Then files whose content is wrong or gone are marked (their content is then refused, never
-/// served wrong), files that are whole again are unmarked, and bytes that no row knows are removed.
+/// served wrong), files that are whole again are unmarked, bytes that no row knows are removed, and copies on
+/// channels that no file is of are deleted there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit codes: 0 everything is as it should be, or was mended and nothing is lost; 1 something is not.")]
@@ -107,7 +108,8 @@ fn print(report: &Report, repaired: bool, printer: &Printer) -> Result<Exit, Fai
             "missing": report.missing, "damaged": report.damaged,
             "whole_again": report.whole_again,
             "orphans": report.orphans.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "orphan_bytes": report.orphan_bytes, "catalog_fault": report.catalog_fault,
+            "orphan_bytes": report.orphan_bytes, "lost_copies": report.lost_copies,
+            "catalog_fault": report.catalog_fault,
             "books": report.books.iter().map(book_fault).collect::<Vec<_>>(),
             "repaired": repaired, "clean": report.is_clean(),
         }))?;
@@ -124,6 +126,12 @@ fn print(report: &Report, repaired: bool, printer: &Printer) -> Result<Exit, Fai
     }
     for key in &report.orphans {
         printer.result(&format!("orphan: no row knows blob {key}"))?;
+    }
+    if report.lost_copies > 0 {
+        printer.result(&format!(
+            "copies: those of {} files that are not here any more are being deleted from their channels",
+            report.lost_copies
+        ))?;
     }
     for fault in &report.books {
         printer.result(&format!("books: {}", book_fault(fault)))?;

@@ -1,7 +1,7 @@
 //! Files that were born upstream: listed, read through, linked to, deleted, and kept when the account says so.
 
 use filegate_testkit::http::{Reply, Request};
-use filegate_testkit::server::{TestServer, eventually};
+use filegate_testkit::server::{TestServer, clean_environment, eventually};
 use serde_json::{Value, json};
 
 use crate::admin::{get, post};
@@ -339,5 +339,64 @@ fn with_on_upload_upstream_says_at_once_what_it_will_not_have() {
     assert_eq!(balance(), 8_000_000);
     eventually("it is copied later", || (copies() == 2).then_some(()));
     assert_eq!(there(), 2);
+    books_balance(server);
+}
+
+/// A command of an operator's, at the running gateway.
+fn command(server: &TestServer, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_filegate"));
+    clean_environment(&mut command);
+    command.env("FILEGATE_ADMIN_TOKEN", server.admin_token());
+    command.env("FILEGATE_ADMIN_URL", format!("http://{}", server.admin_address));
+    let output = command.args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn operators_see_explain_and_delete_what_is_only_upstream() {
+    let both = Both::start();
+    let server = &both.server;
+    let (video, _) = both.born();
+    both.adopt(VIDEO, "video_generation", "output.mp4", &video);
+    let stored = server.upload("retrieval", "a.txt", b"hello").file_id().to_string();
+    let id = VIDEO.to_string();
+
+    let said = command(server, &["file", "explain", &stored]);
+    for words in [
+        format!("File {stored} of account default can be read."),
+        "Its bytes are here.".to_owned(),
+        "Its next call would go to channel one.".to_owned(),
+        "it is next".to_owned(),
+    ] {
+        assert!(said.contains(&words), "{words}: {said}");
+    }
+    let table = said.lines().find(|line| line.starts_with("CHANNEL")).unwrap();
+    assert!(table.contains("NEXT") && table.ends_with("WHY"), "{table}");
+    let said = command(server, &["file", "explain", &id]);
+    let where_it_is = format!("Its bytes are upstream only: on channel one, as {video}.");
+    assert!(said.contains(&where_it_is), "{said}");
+    let json = command(server, &["file", "explain", &id, "--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["relay"]["born_on"], json!({"channel": "one", "upstream_id": video}));
+    let help = command(server, &["file", "explain", "--help"]);
+    assert!(help.contains("where its next call would go") && help.contains("--json"), "{help}");
+
+    let shown = get(server, &format!("/files/{id}"));
+    assert_eq!(
+        (&shown["state"], &shown["channel"], &shown["upstream_id"], &shown["account"]),
+        (&json!("upstream"), &json!("one"), &json!(video), &json!("default"))
+    );
+    let held_back = format!("/files/{id}/quarantine");
+    let reply = crate::admin::send(server, &held_back, &json!({"reason": "odd"}));
+    crate::admin::refused(&reply, 409, "is not here, but upstream");
+    post(server, &format!("/files/{id}/delete"), &json!({"reason": "asked to"}));
+    assert_eq!(server.get(&files(&format!("retrieve?file_id={id}"))).code(), 2013);
+    eventually("it is deleted upstream", || {
+        let there = both.upstream("GET", &format!("/v1/files/retrieve?file_id={video}"), None);
+        (there.code() != 0).then_some(())
+    });
+    let audit = format!("SELECT count(*) FROM audit WHERE target = 'file:{id}'");
+    assert_eq!(server.value::<i64>(&audit), 1);
     books_balance(server);
 }

@@ -11,11 +11,15 @@ use filegate_testkit::http::{Reply, Request};
 use filegate_testkit::server::{Setup, TestServer};
 use serde_json::{Value, json};
 
+/// What seals the keys of channels.
+const SEALING: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
 /// The key of a channel that a test says nothing about.
 pub(crate) const KEY: &str = "upstream-key-0001";
 
 pub(crate) fn setup() -> Setup {
-    Setup::new(env!("CARGO_BIN_EXE_filegate"))
+    // Replicas cannot make one of their own.
+    Setup::new(env!("CARGO_BIN_EXE_filegate")).env("FILEGATE_RELAY__SECRET_KEY", SEALING)
 }
 
 /// A request as an upstream has read it.

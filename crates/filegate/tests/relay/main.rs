@@ -5,9 +5,12 @@
 
 mod chaos;
 mod emulated;
+mod events;
 mod failover;
 mod flows;
 mod health;
 mod kit;
+mod memory;
 mod passing;
 mod socket;
+mod tls;

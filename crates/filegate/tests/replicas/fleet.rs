@@ -37,6 +37,9 @@ connect_timeout = '1s'
 request_timeout = '5s'
 ";
 
+/// What seals the keys of channels.
+const SEALING: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
 /// Replicas behind a balancer. Everything ends when dropped.
 pub(crate) struct Fleet {
     pub(crate) balancer: Balancer,
@@ -70,6 +73,7 @@ impl Fleet {
         };
         let place = Arc::new(Place::new(&settings, &database_url, Some(Arc::clone(&s3))));
         let setup = Setup::new(env!("CARGO_BIN_EXE_filegate")).config(CONFIG).at(&place);
+        let setup = setup.env("FILEGATE_RELAY__SECRET_KEY", SEALING);
         let home = tempfile::tempdir().unwrap();
         let data_dir = |at: usize| data_dir(&home, at);
         let first = setup.start_on(&data_dir(0));

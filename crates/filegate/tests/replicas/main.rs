@@ -3,7 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as the tests do")]
 
 mod chaos;
+#[path = "../relay/emulated.rs"]
+mod emulated;
 mod fleet;
+mod kit;
+mod relay;
 mod rolling;
 mod together;
 mod uploads;

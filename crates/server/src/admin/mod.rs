@@ -263,6 +263,7 @@ async fn change(
             shared::announce(&ask.app).await;
             if plan.wakes_jobs {
                 ask.app.jobs_due.notify_one();
+                ask.app.relay.jobs_due.notify_one();
             }
             if let Some((field, secret)) = plan.secret {
                 reply[field] = secret.into();

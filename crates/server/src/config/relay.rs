@@ -23,7 +23,8 @@ pub struct Relay {
     pub keep_outputs: bool,
     /// Calls in progress at a time, sockets included.
     pub calls_max: usize,
-    /// The largest body of a call; files are uploaded elsewhere.
+    /// The largest body of a call; files are uploaded elsewhere. Bodies that are kept on disk take at most this times
+    /// `calls_max`; on a full disk a call is answered 1013.
     pub body_max: Bytes,
     /// Up to this size a body is kept in memory, beyond it on disk, where it has to be read before it is sent.
     pub body_memory: Bytes,

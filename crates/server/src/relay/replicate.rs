@@ -347,7 +347,7 @@ impl Claimed<'_> {
                 Ok(written) => {
                     if !written {
                         // The same transaction has left a job that deletes it upstream.
-                        self.app.jobs_due.notify_one();
+                        self.app.relay.jobs_due.notify_one();
                     }
                     return Ok(written);
                 }

@@ -344,6 +344,24 @@ fn take(c: &Connection, account: AccountId, file: FileId) -> sql::Result<Option<
     .optional()
 }
 
+/// Forgets an adopted file and has it deleted upstream. Its account must be locked.
+pub(super) fn remove(c: &Connection, file: i64, now: UnixMillis) -> sql::Result<()> {
+    let found = c
+        .prepare_cached(
+            "DELETE FROM adopted WHERE file_id = ?1 RETURNING channel_id, upstream_id, purpose",
+        )?
+        .query_row([file], |row| {
+            Ok((ChannelId(row.get(0)?), row.get::<String>(1)?, row.get::<String>(2)?))
+        })
+        .optional()?;
+    match found {
+        Some((channel, id, purpose)) => {
+            jobs::enqueue_delete_replica(c, channel, &id, &purpose, now)
+        }
+        None => Ok(()),
+    }
+}
+
 fn keep(
     c: &Connection,
     account: AccountId,

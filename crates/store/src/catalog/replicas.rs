@@ -320,6 +320,31 @@ impl Catalog {
             .await
     }
 
+    /// Removes what is written of copies of files that are not here any more, and has the copies deleted: a gateway
+    /// that knew nothing of copies has deleted the files. Gives of how many files.
+    pub async fn reap_lost_copies(&self, now: UnixMillis) -> Result<usize, StoreError> {
+        let lost = self
+            .engine
+            .read("looking for copies without files", |c| {
+                c.prepare_cached(
+                    "SELECT DISTINCT r.account_id, r.file_id FROM replicas r
+                     LEFT JOIN files f USING (file_id, account_id) WHERE f.file_id IS NULL",
+                )?
+                .query_map((), |row| Ok((AccountId(row.get(0)?), file_id(row, 1)?)))?
+                .collect::<sql::Result<Vec<_>>>()
+            })
+            .await?;
+        for (account, file) in &lost {
+            let file = *file;
+            self.engine
+                .write(freeing("forgetting the copies of a lost file").of(*account), move |c| {
+                    remove_of(c, file.get(), &purpose_of(c, file)?, now)
+                })
+                .await?;
+        }
+        Ok(lost.len())
+    }
+
     /// Has something deleted from a channel that is nobody's use here.
     pub async fn delete_upstream(
         &self,

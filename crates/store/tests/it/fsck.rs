@@ -2,18 +2,20 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use filegate_store::fsck::{Options, Report, fsck};
-use filegate_store::{Blobs, S3Options};
+use filegate_store::{Blobs, JobKind, S3Options};
 use filegate_testkit::s3::S3Server;
-use filegate_types::BlobKey;
+use filegate_types::{BlobKey, ChannelId, FileId};
 
-use crate::support::{NOW, Store, blob_key, in_ms, on_both};
+use crate::support::{NOW, Store, blob_key, channel, in_ms, on_both, sql};
 
 on_both!(
     a_sound_store_is_clean,
     damage_is_named_marked_and_unmarked,
     orphans_are_removed_and_uploads_in_flight_are_not,
+    copies_of_files_that_an_older_gateway_deleted_are_deleted_upstream,
 );
 
 const LOOK: Options = Options { repair: false, alone: false, digests: true };
@@ -91,6 +93,33 @@ async fn orphans_are_removed_and_uploads_in_flight_are_not(store: Store) {
     assert!(!path(&store, &orphan).try_exists().unwrap());
     assert!(path(&store, &flying).try_exists().unwrap());
     assert!(path(&store, &kept.blob_key).try_exists().unwrap());
+    assert!(run(&store, LOOK).await.is_clean());
+}
+
+async fn copies_of_files_that_an_older_gateway_deleted_are_deleted_upstream(store: Store) {
+    channel(&store, ChannelId(1));
+    let (acme, _) = store.account("acme", 1).await;
+    let kept = store.upload(acme, 1, b"kept").await.file_id;
+    let lost: FileId = "123456789".parse().unwrap();
+    let copy = |file: FileId, id: &str| {
+        sql(
+            &store,
+            &format!(
+                "INSERT INTO replicas (file_id, channel_id, account_id, state, upstream_id, created_at, used_at)
+                 VALUES ({file}, 1, {}, 'ready', '{id}', 0, 0)",
+                acme.0
+            ),
+        );
+    };
+    copy(kept, "71");
+    copy(lost, "72");
+    let report = run(&store, LOOK).await;
+    assert_eq!((report.lost_copies, report.books.len()), (0, 1), "{report:?}");
+    let report = run(&store, MEND).await;
+    assert_eq!((report.lost_copies, report.books.len()), (1, 0), "{report:?}");
+    let jobs = store.catalog.claim_jobs(JobKind::REMOTE, in_ms(1 << 40), 9, Duration::ZERO).await;
+    let targets: Vec<_> = jobs.unwrap().into_iter().map(|job| job.target).collect();
+    assert_eq!(targets, ["1/72/"]);
     assert!(run(&store, LOOK).await.is_clean());
 }
 

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use filegate_types::FileId;
 
 use super::limits::RowsArg;
-use super::request::{Call, Table};
+use super::request::{Call, Show, Table};
 use super::{AdminArgs, run as run_calls};
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
@@ -71,13 +71,21 @@ Examples:
         #[command(flatten)]
         rows: RowsArg,
     },
-    /// Show everything that is known of files
+    /// Show what is written of files, also of those that are only upstream
     Show {
         /// Their ids
         #[arg(required = true, value_name = "ID")]
         ids: Vec<FileId>,
     },
-    /// Say why a file can be read or not: account, state, verdict, damage, receipt, ledger
+    /// Say why a file can be read or not, where it is, and where its next call would go
+    ///
+    /// First in words: whose it is, whether it can be read and what is in the way, whether its bytes are here or
+    /// only upstream, which channels have a copy, and what each channel is to its next call. Then everything that
+    /// is known: verdict, damage, receipt, key, what it cost. All of it as one object with --json.
+    #[command(after_help = "\
+Examples:
+  filegate file explain 462000000000001
+  filegate file explain 462000000000001 --json | jq -r '.relay.channels[] | .channel + \": \" + .why'")]
     Explain {
         /// Its id; also of a file that is deleted
         #[arg(value_name = "ID")]
@@ -94,7 +102,7 @@ Examples:
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Delete files, whoever they belong to; there is no undo
+    /// Delete files, whoever they belong to, and their copies on channels; there is no undo
     #[command(visible_alias = "delete")]
     Rm(WhyArgs),
 }
@@ -130,7 +138,9 @@ pub(crate) fn run(args: FileArgs, printer: &Printer) -> Result<Exit, Failure> {
         FileCommand::Show { ids } => {
             ids.into_iter().map(|id| Call::get(format!("files/{id}")).about(&id)).collect()
         }
-        FileCommand::Explain { id } => vec![Call::get(format!("files/{id}/explain"))],
+        FileCommand::Explain { id } => {
+            vec![Call::get(format!("files/{id}/explain")).shown(Show::Explained)]
+        }
         FileCommand::Quarantine(why) => each(why.ids, "quarantine", Some(&why.reason)),
         FileCommand::Release { ids, reason } => each(ids, "release", reason.as_deref()),
         FileCommand::Rm(why) => each(why.ids, "delete", Some(&why.reason)),

@@ -9,6 +9,7 @@ pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod channel;
 pub(crate) mod config;
+mod explained;
 pub(crate) mod file;
 pub(crate) mod inflight;
 pub(crate) mod job;
@@ -167,6 +168,10 @@ async fn one(
             show::record(&value, printer)?;
             tell_dry(attempt, call, printer);
             Ok(())
+        }
+        Show::Explained => {
+            let value = transport.json(call, attempt, &[], printer).await?;
+            explained::show(&value, printer)
         }
         Show::Secret { field, what } => {
             let value = transport.json(call, attempt, &[], printer).await?;

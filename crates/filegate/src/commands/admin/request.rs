@@ -47,6 +47,8 @@ pub(super) enum Show {
         /// What it is called.
         what: &'static str,
     },
+    /// Why a file can be read or not, and where its next call would go.
+    Explained,
     /// As it comes.
     Raw,
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::view::{Cursor, Kind, View, text};
 use super::{Applied, Listed, Page, Refusal, Stop, accounts, keys, ledger};
+use crate::catalog::adopted;
 use crate::catalog::files::{self, DeleteCause};
 use crate::catalog::sql::{Connection, OptionalExtension as _, Value as Sql};
 
@@ -67,6 +68,26 @@ const VIEW: View = View {
     cursor: Cursor::Number("f.file_id"),
 };
 
+/// Files that were born upstream and have no bytes here.
+const ADOPTED: View = View {
+    columns: &[
+        ("d.file_id", "id", Kind::Plain),
+        ("a.name", "account", Kind::Plain),
+        ("d.key_id", "key_id", Kind::Plain),
+        ("d.purpose", "purpose", Kind::Plain),
+        ("d.filename", "filename", Kind::Plain),
+        ("d.bytes", "bytes", Kind::Plain),
+        ("'upstream'", "state", Kind::Plain),
+        ("c.name", "channel", Kind::Plain),
+        ("d.upstream_id", "upstream_id", Kind::Plain),
+        ("d.task_id", "task_id", Kind::Plain),
+        ("d.created_at", "created_at", Kind::Time),
+        ("d.expires_at", "expires_at", Kind::Time),
+    ],
+    from: "adopted d JOIN accounts a USING (account_id) JOIN channels c USING (channel_id)",
+    cursor: Cursor::Number("d.file_id"),
+};
+
 const RECEIPTS: View = View {
     columns: &[
         ("r.file_id", "id", Kind::Plain),
@@ -110,7 +131,10 @@ pub(super) fn receipts(c: &Connection, account: Option<&str>, page: &Page) -> Re
 }
 
 pub(super) fn look(c: &Connection, id: i64) -> Result<Value, Stop> {
-    Ok(VIEW.one(c, "f.file_id = ?", id)?.ok_or_else(|| unknown(id))?)
+    if let Some(file) = VIEW.one(c, "f.file_id = ?", id)? {
+        return Ok(file);
+    }
+    Ok(ADOPTED.one(c, "d.file_id = ?", id)?.ok_or_else(|| unknown(id))?)
 }
 
 pub(super) fn receipt(c: &Connection, id: i64) -> Result<Value, Stop> {
@@ -169,7 +193,17 @@ pub(super) fn act(c: &Connection, act: &FileAct, now: UnixMillis) -> Result<Appl
     let id = act.file_id;
     lock_owner(c, id)?;
     let before = look(c, id)?;
+    let is_upstream = before["state"] == "upstream";
     let state = match act.verb {
+        FileVerb::Delete if is_upstream => {
+            adopted::remove(c, id, now)?;
+            return Ok(with_reason(act, before.clone(), before));
+        }
+        _ if is_upstream => {
+            let why =
+                format!("the content of file {id} is not here, but upstream: it can be deleted");
+            return Err(Refusal::Conflict(why).into());
+        }
         FileVerb::Delete => {
             files::remove(c, id, DeleteCause::Operator, now)?;
             return Ok(with_reason(act, before, receipt(c, id)?));
@@ -188,7 +222,10 @@ pub(super) fn act(c: &Connection, act: &FileAct, now: UnixMillis) -> Result<Appl
 /// Locks the account of a file, so that it is not deleted or expired at the same time.
 fn lock_owner(c: &Connection, id: i64) -> Result<(), Stop> {
     let owner = c
-        .prepare_cached("SELECT account_id FROM files WHERE file_id = ?1")?
+        .prepare_cached(
+            "SELECT account_id FROM files WHERE file_id = ?1
+             UNION ALL SELECT account_id FROM adopted WHERE file_id = ?1 LIMIT 1",
+        )?
         .query_row([id], |row| row.get(0))
         .optional()?;
     c.lock_account(owner.ok_or_else(|| unknown(id))?);
