@@ -62,6 +62,7 @@ use relay::Relay;
 use secrets::Secrets;
 use shared::Shared;
 use shared::callers::Callers;
+use shared::known::Known;
 use shared::link::Link;
 
 pub use admin::{LocalAdmin, admin_routes};
@@ -219,6 +220,7 @@ async fn assemble(
         gate: Arc::new(Gate::new(&config, shared)),
         redis,
         callers: Arc::new(Callers::default()),
+        known: Known::default(),
         catalog,
         blobs,
         reserve,
