@@ -33,6 +33,7 @@ mod moderation;
 mod origins;
 mod pay;
 mod relay;
+mod rounds;
 mod secrets;
 mod shared;
 mod socket;
