@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo bench -p filegate --bench relay
 //! cargo bench -p filegate --bench relay -- --rounds 5 --seconds 3 --nginx /usr/sbin/nginx
+//! cargo bench -p filegate --bench relay -- --only "1 KB"
 //! ```
 //!
 //! One small upstream of this program's own answers all three. They take turns within each round, so that a machine
@@ -48,6 +49,8 @@ struct Arguments {
     rounds: usize,
     seconds: f64,
     nginx: String,
+    /// What the names of the cells that are measured hold; of all, memory is looked at too.
+    only: String,
 }
 
 /// Somewhere to send requests to.
@@ -91,7 +94,8 @@ fn main() -> Result<(), Failed> {
         },
     ];
     say("| | direct | nginx | filegate | filegate to nginx |\n|---|---|---|---|---|");
-    for (name, up, down, connections) in CELLS {
+    let cells = CELLS.into_iter().filter(|(name, ..)| name.contains(&arguments.only));
+    for (name, up, down, connections) in cells {
         let mut turns = BTreeMap::<&str, Vec<Turn>>::new();
         for round in 0..=arguments.rounds {
             for side in &sides {
@@ -115,7 +119,8 @@ fn main() -> Result<(), Failed> {
     for side in &sides[1..] {
         say(&format!("{}: most memory so far {}", side.name, memory(&side.pids, "VmHWM")?));
     }
-    for (what, up, down) in [("up", LARGE, 2), ("down", 0, LARGE)] {
+    let many = [("up", LARGE, 2), ("down", 0, LARGE)];
+    for (what, up, down) in many.into_iter().filter(|_| arguments.only.is_empty()) {
         for side in &sides[1..] {
             load.block_on(turn(side, up, down, MANY, 5.0))?;
             let most = memory(&side.pids, "VmHWM")?;
@@ -460,7 +465,8 @@ fn memory(pids: &[u32], what: &str) -> io::Result<String> {
 }
 
 fn arguments() -> Result<Arguments, Failed> {
-    let mut arguments = Arguments { rounds: 3, seconds: 2.0, nginx: "nginx".to_owned() };
+    let mut arguments =
+        Arguments { rounds: 3, seconds: 2.0, nginx: "nginx".to_owned(), only: String::new() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
@@ -468,6 +474,7 @@ fn arguments() -> Result<Arguments, Failed> {
             "--rounds" => arguments.rounds = value()?.parse::<usize>()?.max(1),
             "--seconds" => arguments.seconds = value()?.parse()?,
             "--nginx" => arguments.nginx = value()?,
+            "--only" => arguments.only = value()?,
             // What cargo itself adds.
             "--bench" => {}
             other => return Err(format!("{other} is no argument of this benchmark").into()),

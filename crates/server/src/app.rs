@@ -18,6 +18,7 @@ use crate::pay::Counts;
 use crate::relay::Relay;
 use crate::secrets::Secrets;
 use crate::shared::callers::Callers;
+use crate::shared::known::Known;
 use crate::shared::link::Link;
 
 /// The gateway, as handlers and jobs see it.
@@ -36,8 +37,10 @@ pub(crate) struct App {
     pub(crate) secrets: Secrets,
     /// The connection to Redis, if there is to be one.
     pub(crate) redis: Option<Arc<Link>>,
-    /// Who was just let in.
+    /// Who was just let in, where replicas share the catalog.
     pub(crate) callers: Arc<Callers>,
+    /// Who was let in since the catalog last changed, where it is embedded.
+    pub(crate) known: Known,
     /// Limits, places and turns of tenants.
     pub(crate) gate: Arc<Gate>,
     /// What goes to channels.

@@ -35,6 +35,7 @@ mod origins;
 mod outgoing;
 mod pay;
 mod relay;
+mod rounds;
 mod secrets;
 mod shared;
 mod socket;
@@ -64,6 +65,7 @@ use relay::Relay;
 use secrets::Secrets;
 use shared::Shared;
 use shared::callers::Callers;
+use shared::known::Known;
 use shared::link::Link;
 
 pub use admin::{LocalAdmin, admin_routes};
@@ -221,6 +223,7 @@ async fn assemble(
         gate: Arc::new(Gate::new(&config, shared)),
         redis,
         callers: Arc::new(Callers::default()),
+        known: Known::default(),
         catalog,
         blobs,
         reserve,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::clock::UnixMillis;
 use crate::money::Money;
 use crate::purpose::PurposeName;
 use crate::tenant::{AccountSettings, TenantLimits};
@@ -214,6 +215,8 @@ pub struct Principal {
     pub account_id: AccountId,
     /// The key that was presented.
     pub key_id: KeyId,
+    /// When the key ends, if it does.
+    pub key_expires_at: Option<UnixMillis>,
     /// What the key may do.
     pub scopes: Scopes,
     /// The purposes the key may touch; `None` for all.

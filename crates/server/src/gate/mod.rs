@@ -311,6 +311,7 @@ pub(crate) mod tests {
             account_limits: TenantLimits::default(),
             settings: AccountSettings::default(),
             available: Money(0),
+            key_expires_at: None,
             least_price: Money(0),
             priced: false,
         }

@@ -232,16 +232,13 @@ impl Pool {
     }
 
     /// Keeps a connection whose answer was read to its end.
-    fn give_back(self: &Arc<Self>, mut sender: http1::SendRequest<Body>) {
-        let pool = Arc::clone(self);
-        self.tasks.spawn(async move {
-            if sender.ready().await.is_ok() && !pool.tasks.is_stopping() {
-                let mut idle = pool.lock();
-                if idle.len() < pool.max {
-                    idle.push(Kept { sender, since: Instant::now() });
-                }
-            }
-        });
+    fn give_back(&self, sender: http1::SendRequest<Body>) {
+        let mut idle = self.lock();
+        // Asked while the lock is held: who clears when the gateway stops comes after that.
+        if idle.len() < self.max && !self.tasks.is_stopping() && !sender.is_closed() {
+            // It may be ready only in a moment, and is not taken before.
+            idle.push(Kept { sender, since: Instant::now() });
+        }
     }
 
     /// Closes what nobody uses: when the gateway stops, or the channel is no longer called.

@@ -13,8 +13,8 @@
 //! 10 settle     what was held is captured or given back; usage, cost
 //! ```
 //!
-//! From 4 on the call is on a task that the gateway waits for when it stops, and 10 is done however it ends: by
-//! [`Settle`], which is dropped with the answer's body or before it.
+//! From 3 on the gateway waits for the call when it stops, and whoever has left, it is run to its end: 10 is done however
+//! it ends, by [`Settle`], which is dropped with the answer's body or before it.
 //!
 //! | module | what is there |
 //! |---|---|
@@ -85,7 +85,6 @@ use filegate_types::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use self::http::{AnswerCut, Transport};
 use crate::app::{App, random};
@@ -258,14 +257,13 @@ pub(crate) async fn handle(app: &Arc<App>, target: Target, mut request: Request)
         _place: place,
     };
     let _tells = gone.drop_guard();
-    let (tasks, call) = (&app.tasks, Arc::new(call));
-    let span = tracing::Span::current();
-    let running = if asks_for_socket {
-        tasks.spawn(socket::run(Arc::clone(app), Arc::clone(&call), client).instrument(span))
+    let call = Arc::new(call);
+    let answered = if asks_for_socket {
+        app.tasks.to_its_end(socket::run(Arc::clone(app), Arc::clone(&call), client)).await
     } else {
-        tasks.spawn(run(Arc::clone(app), Arc::clone(&call), body).instrument(span))
+        app.tasks.to_its_end(run(Arc::clone(app), Arc::clone(&call), body)).await
     };
-    running.await.unwrap_or_else(|_panic| call.refused(&ApiError::plain(ErrorCode::Unknown).into()))
+    answered.unwrap_or_else(|_panic| call.refused(&ApiError::plain(ErrorCode::Unknown).into()))
 }
 
 /// How a request's body is read.
@@ -799,7 +797,8 @@ impl Drop for Answering {
         if let Some((settle, app, call)) = self.settle.take() {
             let end = self.end();
             let tasks = app.tasks.clone();
-            tasks.spawn(async move { settle.answered(&app, &call, end).await });
+            // What costs nothing is only counted.
+            tasks.now_or_later(async move { settle.answered(&app, &call, end).await });
         }
     }
 }

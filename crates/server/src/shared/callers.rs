@@ -1,4 +1,5 @@
-//! Who was just let in. With PostgreSQL each call would else read its key, account and prices anew.
+//! Who was just let in. With PostgreSQL each call would else read its key, account and prices anew. (The embedded
+//! catalog says itself whether it was changed: see [`known`](super::known).)
 //!
 //! Why a revoked key works for no longer than a second: an entry answers for [`LIFE`] from the moment
 //! at which the read that made it *began*, so it can miss only changes of the last second. That holds
@@ -124,6 +125,12 @@ pub(crate) async fn authenticate(
     call: Call,
     now: Instant,
 ) -> Result<Option<Caller>, StoreError> {
+    let version = app.catalog.version();
+    if let Some(version) = version
+        && let Some(principal) = app.known.get(version, hash, call, app.clock.now())
+    {
+        return Ok(Some(Caller::Active(principal)));
+    }
     if let Some(principal) = app.callers.get(hash, call, now)
         && pay::can_pay(&principal).is_ok()
     {
@@ -131,8 +138,13 @@ pub(crate) async fn authenticate(
     }
     let ticket = app.callers.ticket(now);
     let caller = app.catalog.authenticate(hash, call, app.clock.now()).await?;
-    if let (Some(ticket), Some(Caller::Active(principal))) = (ticket, &caller) {
-        app.callers.put(ticket, hash, call, principal);
+    if let Some(Caller::Active(principal)) = &caller {
+        if let Some(version) = version {
+            app.known.put(version, hash, call, principal);
+        }
+        if let Some(ticket) = ticket {
+            app.callers.put(ticket, hash, call, principal);
+        }
     }
     Ok(caller)
 }

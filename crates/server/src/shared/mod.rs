@@ -8,6 +8,7 @@
 //! | [`changes`] | "something was changed", told to all |
 //! | [`facts`] | what `doctor` asks |
 //! | [`callers`] | who was just let in, kept for less than a second |
+//! | [`known`] | the same without Redis, kept until the embedded catalog changes |
 //!
 //! Redis is never the truth about anything that is kept: losing all of it forgets what was used of the
 //! current minute, and no more. Each script is one step for Redis and reads the time there, so that
@@ -17,6 +18,7 @@
 pub(crate) mod callers;
 mod changes;
 mod facts;
+pub(crate) mod known;
 pub(crate) mod leases;
 pub(crate) mod link;
 pub(crate) mod meters;

@@ -141,7 +141,7 @@ impl Catalog {
             .read("looking up a key", move |c| {
                 let mut statement = c.prepare_cached(concat!(
                     "SELECT key_id, account_id, scopes, purposes, networks, keys.limits,
-                            accounts.limits, settings, balance - held, state, least, most, of_all
+                            accounts.limits, settings, balance - held, state, expires_at, least, most, of_all
                      FROM (",
                     select_call_prices!(),
                     ") AS p CROSS JOIN keys JOIN accounts USING (account_id)
@@ -149,7 +149,7 @@ impl Catalog {
                        AND (expires_at IS NULL OR expires_at > ?2)"
                 ))?;
                 let row = statement.query_row((hash.as_bytes(), now.0, call.name()), |row| {
-                    let prices = CallPrices::of_row(row, 10)?;
+                    let prices = CallPrices::of_row(row, 11)?;
                     let state: String = row.get(9)?;
                     let principal = Principal {
                         key_id: KeyId(row.get(0)?),
@@ -161,6 +161,7 @@ impl Catalog {
                         account_limits: json_or_default(row, 6)?,
                         settings: json_or_default(row, 7)?,
                         available: Money(row.get(8)?),
+                        key_expires_at: row.get::<Option<i64>>(10)?.map(UnixMillis),
                         least_price: prices.least,
                         priced: prices.any,
                     };

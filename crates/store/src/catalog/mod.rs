@@ -103,6 +103,15 @@ impl Catalog {
         self.engine.path()
     }
 
+    /// A number that is another one after every commit to the catalog, by this process or by any other, and the same as
+    /// long as there is none. It is told within microseconds and without waiting; `None` if that cannot be, and on
+    /// PostgreSQL.
+    ///
+    /// What a read that began after it was asked has seen still holds if it is the same later.
+    pub fn version(&self) -> Option<i64> {
+        self.engine.version()
+    }
+
     /// How often this catalog has waited for PostgreSQL; 0 with SQLite.
     pub fn round_trips(&self) -> u64 {
         match &*self.engine {

@@ -125,6 +125,14 @@ impl Engine {
         }
     }
 
+    /// See [`Sqlite::version`]; `None` on PostgreSQL, which would have to be asked over the network.
+    pub(super) fn version(&self) -> Option<i64> {
+        match self {
+            Self::Sqlite(engine) => engine.version(),
+            Self::Postgres(_) => None,
+        }
+    }
+
     pub(super) fn is_poisoned(&self) -> bool {
         match self {
             Self::Sqlite(engine) => engine.is_poisoned(),

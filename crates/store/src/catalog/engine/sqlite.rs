@@ -12,6 +12,12 @@
 //! *Anything else*: what reached the disk is unknown, and an fsync that is tried again may lie
 //! (Rebello et al., USENIX ATC '20). The catalog is poisoned: every later call fails until a restart
 //! reads the log from the disk. Until then nobody touches the log, not even to fold it away.
+//!
+//! # Whether anything was changed
+//!
+//! SQLite's `data_version` tells a connection whether *another* connection has committed since it last asked, be it
+//! of this process or of one beside it. The connection that asks here does nothing else, so to it all are others. The
+//! answer stands in memory that all processes share, so it is asked for in place, without a thread that may block.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -85,6 +91,8 @@ pub(in crate::catalog) struct Sqlite {
     queue: mpsc::Sender<Box<dyn Work>>,
     readers: Mutex<Vec<Connection>>,
     reading: Semaphore,
+    /// Asks whether anything was changed, and nothing else.
+    watcher: Mutex<rusqlite::Connection>,
     poisoned: Arc<AtomicBool>,
 }
 
@@ -100,6 +108,12 @@ impl Sqlite {
                 .map_err(|e| StoreError::catalog("opening the catalog", e))?;
             readers.push(Connection::Sqlite(reader));
         }
+        let watcher = connect(path)?;
+        watcher
+            .pragma_update(None, "query_only", true)
+            // Who cannot be told at once reads.
+            .and_then(|()| watcher.busy_timeout(Duration::ZERO))
+            .map_err(|e| StoreError::catalog("opening the catalog", e))?;
         let (queue, changes) = mpsc::channel(QUEUE_MAX);
         let poisoned = Arc::new(AtomicBool::new(false));
         let thread_poisoned = Arc::clone(&poisoned);
@@ -119,6 +133,7 @@ impl Sqlite {
             queue,
             readers: Mutex::new(readers),
             reading: Semaphore::new(READERS),
+            watcher: Mutex::new(watcher),
             poisoned,
         })
     }
@@ -129,6 +144,13 @@ impl Sqlite {
 
     pub(super) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Relaxed)
+    }
+
+    /// A number that is another one after each commit, whoever made it; `None` if it cannot be told without waiting.
+    pub(super) fn version(&self) -> Option<i64> {
+        let watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statement = watcher.prepare_cached("PRAGMA data_version").ok()?;
+        statement.query_row((), |row| row.get(0)).ok()
     }
 
     /// Runs `run` in a transaction with others that wait; returns when it is as durable as asked.
@@ -185,6 +207,8 @@ fn connect(path: &Path) -> Result<rusqlite::Connection, StoreError> {
     {
         connection.pragma_update(None, name, value).map_err(opening)?;
     }
+    // Else SQLite compiles a statement anew whenever it is given other values, which costs more than to run it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(opening)?;
     // SQLite would fold a log away that we no longer trust; the writer does it when all is well.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(opening)?;
     Ok(connection)
