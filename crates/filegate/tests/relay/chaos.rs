@@ -298,7 +298,17 @@ fn uploads_are_few_and_ids_are_right(world: &World) {
         stored.insert((account, id), sha256.to_owned());
     }
     for ((account, sha256), times) in &times {
-        assert!(*times <= 1, "{account} was given {sha256} {times} times");
+        let all = world.upstream.calls("*").into_iter().filter(|call| call["account"] == **account);
+        let shown = |call: &Value| {
+            let [nth, at, path, code, fault, note, body] =
+                ["nth", "at_ms", "path", "code", "fault", "note", "body"].map(|name| &call[name]);
+            format!("{nth} {at} {path} {code} {fault} {note} {body}\n")
+        };
+        assert!(
+            *times <= 1,
+            "{account} was given {sha256} {times} times:\n{}",
+            all.map(|call| shown(&call)).collect::<String>()
+        );
     }
     let ours: Vec<&str> = world.files.iter().map(|file| file.sha256.as_str()).collect();
     let (mut asked, mut used) = (0, BTreeMap::<String, usize>::new());

@@ -238,6 +238,8 @@ async fn copy(
                     return Ok(copied);
                 }
             }
+            // It was removed while it was copied to: the call goes to another.
+            Some(Claim::Nowhere) => return Err(ReplicateError::Channel(Fault::Failed)),
             Some(Claim::Others { .. }) => {
                 tokio::select! {
                     () = app.tasks.stopping() => return Err(ReplicateError::Channel(Fault::Failed)),

@@ -83,6 +83,8 @@ pub enum Claim {
         /// When it may be taken over, unless they renew.
         lease_until: UnixMillis,
     },
+    /// The channel was removed.
+    Nowhere,
 }
 
 /// A claimed copy that is there.
@@ -427,16 +429,19 @@ fn claim(
             ReplicaState::Gone => {}
         }
     }
-    c.prepare_cached(
-        "INSERT INTO replicas (file_id, channel_id, account_id, state, holder, lease_until,
-                               created_at, used_at)
-         VALUES (?1, ?2, ?3, 'uploading', ?4, ?5, ?6, ?6)
-         ON CONFLICT (file_id, channel_id) DO UPDATE SET
-             state = 'uploading', upstream_id = NULL, holder = excluded.holder,
-             lease_until = excluded.lease_until, expires_at = NULL, used_at = excluded.used_at",
-    )?
-    .queue((file.get(), channel.0, account.0, holder, until.0, now.0))?;
-    Ok(Some(Claim::Mine { lease_until: until }))
+    // Said by the INSERT itself: a removal may come between two statements.
+    let claimed = c
+        .prepare_cached(
+            "INSERT INTO replicas (file_id, channel_id, account_id, state, holder, lease_until,
+                                   created_at, used_at)
+             SELECT ?1, channel_id, ?3, 'uploading', ?4, ?5, ?6, ?6 FROM channels
+             WHERE channel_id = ?2 AND state <> 'removed'
+             ON CONFLICT (file_id, channel_id) DO UPDATE SET
+                 state = 'uploading', upstream_id = NULL, holder = excluded.holder,
+                 lease_until = excluded.lease_until, expires_at = NULL, used_at = excluded.used_at",
+        )?
+        .execute((file.get(), channel.0, account.0, holder, until.0, now.0))?;
+    Ok(Some(if claimed == 1 { Claim::Mine { lease_until: until } } else { Claim::Nowhere }))
 }
 
 /// What a file is or was for. Channels want to be told that when it is deleted.

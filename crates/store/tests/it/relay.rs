@@ -15,6 +15,7 @@ use crate::support::{
 
 on_both!(
     of_two_hundred_claims_one_is_mine,
+    nothing_is_copied_to_a_channel_that_was_removed,
     a_lapsed_lease_is_taken_over_by_one,
     a_copy_that_upstream_forgot_is_claimed_anew,
     a_file_that_goes_takes_its_copies_along,
@@ -91,6 +92,17 @@ async fn of_two_hundred_claims_one_is_mine(store: Store) {
     let theirs = store.catalog.claim_replica(other, file, ONE, "x".to_owned(), LEASE, NOW).await;
     assert_eq!(theirs.unwrap(), None);
     assert!(store.catalog.replicas_of(acme, vec![file]).await.unwrap().is_empty());
+}
+
+async fn nothing_is_copied_to_a_channel_that_was_removed(store: Store) {
+    channel(&store, ONE);
+    let (acme, _) = store.account("acme", 1).await;
+    let file = store.upload(acme, 1, b"bytes").await.file_id;
+    assert!(matches!(claim(&store.catalog, acme, file, "a", 0).await, Claim::Mine { .. }));
+    sql(&store, "DELETE FROM replicas; UPDATE channels SET state = 'removed'");
+    assert!(!uploaded(&store, acme, file, "a", "77").await, "who was at it is told");
+    assert_eq!(claim(&store.catalog, acme, file, "a", 0).await, Claim::Nowhere);
+    assert!(store.catalog.all_replicas_of(file).await.unwrap().is_empty());
 }
 
 async fn a_lapsed_lease_is_taken_over_by_one(store: Store) {
