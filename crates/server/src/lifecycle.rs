@@ -172,8 +172,7 @@ mod tests {
         let running = tasks.to_its_end(async { 7 });
         assert!(!tasks.stop(Duration::ZERO).await);
         assert_eq!(running.await.unwrap(), 7);
-        let nothing = None::<u8>;
-        let panics = tasks.to_its_end(async move { nothing.unwrap() });
+        let panics = tasks.to_its_end(async { panic!("on purpose") });
         assert!(panics.await.is_err());
         assert!(tasks.stop(Duration::from_secs(5)).await);
     }

@@ -5,14 +5,18 @@ use std::process::Command;
 
 use filegate_testkit::http::Request;
 use filegate_testkit::samples;
+use filegate_testkit::server::Setup;
 use serde_json::{Value, json};
 
 use crate::emulate::{Emulated, plays};
-use crate::{Bench, SCRIPTS, packages, run, succeed};
+use crate::{Bench, FILEGATE, SCRIPTS, packages, run, succeed};
 
 /// The gateway with both accounts of `emulated` as channels.
 fn gateway(emulated: &Emulated, keys: &[&str]) -> Bench {
-    let bench = Bench::start();
+    // 32 times the byte 1: replicas share no directory for a secret of their own.
+    let sealing = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let settings = format!("[relay]\nsecret_key = '{sealing}'\n");
+    let bench = Bench::of(&Setup::new(FILEGATE).config(&settings));
     for (n, key) in keys.iter().enumerate() {
         let body = json!({"name": format!("c{n}"), "base_url": emulated.url(), "key": key});
         let reply = bench

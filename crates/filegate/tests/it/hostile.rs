@@ -448,7 +448,8 @@ fn row_26_answers_that_nobody_reads() {
     eventually("they are downloading", || {
         (server.metric("filegate_downloads_total") >= 3.0).then_some(())
     });
-    eventually("they are cut off", || (server.metric("filegate_connections") < 2.5).then_some(()));
+    // All of them: one that is read before it is cut off gets its file. What is left is the question's own.
+    eventually("they are cut off", || (server.metric("filegate_connections") < 1.5).then_some(()));
     for connection in &mut unread {
         assert!(connection.reply().is_err(), "the whole file was sent");
     }
