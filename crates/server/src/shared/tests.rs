@@ -581,6 +581,7 @@ async fn nobody_is_kept_while_the_subscription_is_dead() {
     redis.pause();
     deaf().await;
     redis.resume();
+    company.hears().await;
     // The catalog of this test is the embedded one, which remembers callers by itself until it is changed.
     company.server.app.catalog.meta_set("changed", vec![1]).await.unwrap();
     assert!(company.asks(now).await.is_some() && company.knows(now));
