@@ -362,7 +362,7 @@ fn id_bits() -> [u16; 8] {
     std::array::from_fn(|n| u16::from_be_bytes([bytes[2 * n], bytes[2 * n + 1]]))
 }
 
-/// A client's address, if it may be called. A name is looked up when it is connected to, by [`PublicOnly`].
+/// A client's address, if it may be called. A name is looked up when it is connected to, by `PublicOnly`.
 fn parse(url: &str, private: bool) -> Result<Url, ApiError> {
     let parsed = Url::parse(url).map_err(|_why| ApiError::invalid("callback_url is not a URL"))?;
     if !matches!(parsed.scheme(), "http" | "https") {
