@@ -189,6 +189,7 @@ async fn turn(
     let began = Instant::now();
     let until = began + Duration::from_secs_f64(seconds);
     let request = std::sync::Arc::new(request(&side.key, up, down));
+    let name = side.name;
     let calls = (0..connections).map(|_| {
         let (request, address) = (std::sync::Arc::clone(&request), side.address);
         tokio::spawn(async move {
@@ -203,8 +204,11 @@ async fn turn(
                 let answer = answer(&mut read, &mut buffer);
                 let (sent, answered) = tokio::join!(sending, answer);
                 sent?;
-                if answered? != down {
-                    return Err(io::Error::other("an answer of another length"));
+                let length = answered.map_err(|why| io::Error::other(format!("{name}: {why}")))?;
+                if length != down {
+                    let begins = String::from_utf8_lossy(&buffer[..600]);
+                    let why = format!("{name}: {length} bytes and not {down}: {begins:?}");
+                    return Err(io::Error::other(why));
                 }
                 took.push(call.elapsed().as_secs_f64() * 1e6);
             }
@@ -228,11 +232,12 @@ async fn turn(
     })
 }
 
-/// A whole request. Its type is one whose body the relay does not read.
+/// A whole request. Its type is one whose body the relay does not read, and its path says in hex how much is to come
+/// back: six digits in a row would be the id of a task.
 fn request(key: &str, up: usize, down: usize) -> Vec<u8> {
     let method = if up == 0 { "GET" } else { "POST" };
     let mut request = format!(
-        "{method} /v1/bench/{down} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\n\
+        "{method} /v1/bench/x{down:x} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\n\
          content-type: application/octet-stream\r\ncontent-length: {up}\r\n\r\n"
     )
     .into_bytes();
@@ -298,7 +303,8 @@ async fn talk(mut stream: TcpStream) -> io::Result<()> {
         let (mut have, length) = head(&mut stream, &mut buffer).await?;
         let line = String::from_utf8_lossy(&buffer[..64]).into_owned();
         let down = line.split(' ').nth(1).and_then(|path| path.rsplit('/').next());
-        let down: usize = down.and_then(|down| down.parse().ok()).unwrap_or(0).min(LARGE);
+        let down = down.and_then(|down| usize::from_str_radix(down.strip_prefix('x')?, 16).ok());
+        let down = down.unwrap_or(0).min(LARGE);
         while have < length {
             match stream.read(&mut buffer).await? {
                 0 => return Ok(()),
