@@ -35,7 +35,6 @@ mod origins;
 mod outgoing;
 mod pay;
 mod relay;
-mod rounds;
 mod secrets;
 mod shared;
 mod socket;
