@@ -78,7 +78,12 @@ async fn elsewhere(State(app): State<Arc<App>>, request: Request) -> Response {
         Some(target) if app.relay.has_channels(&app).await => {
             relay::handle(&app, target, request).await
         }
-        _ => unknown_path(State(app), request).await,
+        Some(_) => {
+            body::drain(request, &app);
+            let why = "unknown path: this gateway has no channel that such a call could go to";
+            reply::fault(StatusCode::NOT_FOUND, &ApiError::invalid(why))
+        }
+        None => unknown_path(State(app), request).await,
     }
 }
 
