@@ -17,6 +17,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use filegate_testkit::http::Request;
@@ -298,7 +299,9 @@ async fn serve() -> io::Result<SocketAddr> {
 async fn talk(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = vec![0; 256 << 10];
-    let body = vec![b'y'; LARGE];
+    // One for all connections: to fill one for each would be measured as time of whoever opens it.
+    static BODY: LazyLock<Vec<u8>> = LazyLock::new(|| vec![b'y'; LARGE]);
+    let body = &*BODY;
     loop {
         let (mut have, length) = head(&mut stream, &mut buffer).await?;
         let line = String::from_utf8_lossy(&buffer[..64]).into_owned();

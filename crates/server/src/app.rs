@@ -1,5 +1,6 @@
 //! What every handler shares.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -77,9 +78,41 @@ impl App {
     }
 }
 
-/// Bytes from the system's generator.
+/// Bytes from the system's generator, which is asked for more than one number at a time.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
+    /// Bytes that one system call brings.
+    const STORE: usize = 512;
+    thread_local! {
+        /// What is left of them, at the end.
+        static LEFT: RefCell<([u8; STORE], usize)> = const { RefCell::new(([0; STORE], 0)) };
+    }
+    LEFT.with_borrow_mut(|(store, left)| {
+        if *left < N {
+            getrandom::fill(store).expect("the operating system gives random bytes");
+            *left = STORE;
+        }
+        let taken = &mut store[*left - N..*left];
+        *left -= N;
+        let bytes = taken.try_into().expect("it is so long");
+        // What was given away is known to nobody else.
+        taken.fill(0);
+        bytes
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::random;
+
+    #[test]
+    fn no_bytes_are_given_twice() {
+        let mut seen = HashSet::new();
+        for _ in 0..1000 {
+            assert!(seen.insert(random::<10>().to_vec()));
+            assert!(seen.insert(random::<16>().to_vec()));
+        }
+        assert!(seen.iter().all(|bytes| bytes.iter().any(|byte| *byte != 0)));
+    }
 }

@@ -1,5 +1,7 @@
 //! What wraps every handler: the Trace-Id, the one log line, the status setting, panics.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -76,7 +78,7 @@ pub(crate) async fn wrap(
     request.extensions_mut().insert(trace.clone());
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or("(none)", MatchedPath::as_str).to_owned();
+    let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
     let span = tracing::info_span!("request", trace_id = &*trace.id);
@@ -117,7 +119,7 @@ pub(crate) async fn wrap(
         // before a stop: the client's next request then goes where somebody will answer it.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    record(&span, &trace, &method, &route, response.status(), outcome, started);
+    record(&span, &trace, &method, route, response.status(), outcome, started);
     response
 }
 
@@ -127,6 +129,46 @@ fn client(app: &App, request: &Request) -> IpAddr {
     let peer = request.extensions().get::<Peer>();
     let peer = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |Peer(address)| address.ip());
     network::client_address(peer, request.headers(), &app.config.network.trusted_proxies)
+}
+
+/// Metrics of replies that are alike.
+struct Counted {
+    replies: metrics::Counter,
+    seconds: metrics::Histogram,
+}
+
+/// By route, then by status and code.
+type AllCounted = HashMap<String, HashMap<(StatusCode, i64), Counted>>;
+
+impl Counted {
+    /// Kinds of replies that a thread remembers; codes are upstream's, so there may be any number.
+    const KINDS_MAX: usize = 256;
+
+    fn new(route: &str, status: StatusCode, code: i64) -> Self {
+        let replies = metrics::counter!("filegate_requests_total", "route" => route.to_owned(),
+            "status" => status.as_str().to_owned(), "code" => code.to_string());
+        let seconds = metrics::histogram!("filegate_request_seconds", "route" => route.to_owned());
+        Self { replies, seconds }
+    }
+
+    /// Runs `count` with those of such a reply. Looking them up by their labels would cost each reply a dozen
+    /// allocations.
+    fn with(route: &str, status: StatusCode, code: i64, count: impl FnOnce(&Self)) {
+        thread_local! {
+            static ALL: RefCell<AllCounted> = RefCell::default();
+        }
+        ALL.with_borrow_mut(|all| {
+            let kind = (status, code);
+            if let Some(counted) = all.get(route).and_then(|of_route| of_route.get(&kind)) {
+                return count(counted);
+            }
+            let counted = Self::new(route, status, code);
+            count(&counted);
+            if all.values().map(HashMap::len).sum::<usize>() < Self::KINDS_MAX {
+                all.entry(route.to_owned()).or_default().insert(kind, counted);
+            }
+        });
+    }
 }
 
 fn record(
@@ -140,11 +182,10 @@ fn record(
 ) {
     let elapsed = started.elapsed();
     let code = outcome.map_or(0, |o| o.code);
-    metrics::counter!("filegate_requests_total", "route" => route.to_owned(),
-        "status" => status.as_str().to_owned(), "code" => code.to_string())
-    .increment(1);
-    metrics::histogram!("filegate_request_seconds", "route" => route.to_owned())
-        .record(elapsed.as_secs_f64());
+    Counted::with(route, status, code, |counted| {
+        counted.replies.increment(1);
+        counted.seconds.record(elapsed.as_secs_f64());
+    });
     let _in_span = span.enter();
     tracing::info!(
         method = method.as_str(),

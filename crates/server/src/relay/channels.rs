@@ -61,12 +61,19 @@ pub(crate) struct Channel {
     in_flight: AtomicU32,
 }
 
+/// How nearly all calls end.
+const ANSWERED: &str = "answered";
+
 /// What operators say of a channel.
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) row: ChannelRow,
     /// Where and with which key; `None` if it cannot be called.
     pub(crate) access: Option<Access>,
+    /// Calls on their way to it, for metrics. To look it up for each call would cost more than to count.
+    in_flight: metrics::Gauge,
+    /// Those that it answered.
+    answered: metrics::Counter,
 }
 
 /// What it takes to call a channel.
@@ -149,6 +156,7 @@ pub(crate) struct Busy {
     /// Whether it is the one that shows whether trouble is over.
     tries: bool,
     noted: AtomicBool,
+    in_flight: metrics::Gauge,
 }
 
 /// Why a channel has no room for a call.
@@ -230,7 +238,14 @@ impl Facts {
     fn of(row: ChannelRow, secrets: &Secrets) -> Self {
         let called = matches!(row.state, ChannelState::Active | ChannelState::Draining);
         let access = called.then(|| Access::of(&row, secrets)).flatten();
-        Self { row, access }
+        Self::with(row, access)
+    }
+
+    fn with(row: ChannelRow, access: Option<Access>) -> Self {
+        let in_flight =
+            metrics::gauge!("filegate_channel_calls_in_flight", "channel" => row.name.clone());
+        let answered = calls_total(&row.name, ANSWERED);
+        Self { row, access, in_flight, answered }
     }
 }
 
@@ -299,7 +314,7 @@ impl Channel {
             self.pool.clear();
             Facts::of(row, secrets)
         } else {
-            Facts { row, access: facts.access.clone() }
+            Facts::with(row, facts.access.clone())
         };
         *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
     }
@@ -337,9 +352,9 @@ impl Channel {
             began: now,
             tries: false,
             noted: AtomicBool::new(false),
+            in_flight: facts.in_flight.clone(),
         };
-        metrics::gauge!("filegate_channel_calls_in_flight", "channel" => facts.row.name.clone())
-            .increment(1);
+        facts.in_flight.increment(1);
         if let Some(per_minute) = facts.row.settings.max_rpm
             && let Err(wait_s) = app.gate.channel(self.id, per_minute).await
         {
@@ -422,7 +437,7 @@ impl Channel {
         let seen = facts.row.condition;
         // Not before the row says so would the next call come this way.
         let row = ChannelRow { condition: ChannelCondition::Well, ..facts.row.clone() };
-        let well = Facts { row, access: facts.access.clone() };
+        let well = Facts::with(row, facts.access.clone());
         *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(well);
         Some(seen)
     }
@@ -493,7 +508,7 @@ impl Busy {
 
     /// The channel answered. `costs`: whether it would not have without money.
     pub(crate) fn answered(&self, app: &Arc<App>, costs: bool) {
-        self.count("answered");
+        self.count(ANSWERED);
         if let Some(seen) = self.channel.went_through(self.began, costs) {
             self.channel.note(app, seen, ChannelCondition::Well, None, "");
         }
@@ -514,9 +529,12 @@ impl Busy {
 
     fn count(&self, outcome: &'static str) {
         self.noted.store(true, Ordering::Relaxed);
-        let channel = self.channel.facts().row.name.clone();
-        metrics::counter!("filegate_channel_calls_total", "channel" => channel, "outcome" => outcome)
-            .increment(1);
+        let facts = self.channel.facts();
+        if outcome == ANSWERED {
+            facts.answered.increment(1);
+        } else {
+            calls_total(&facts.row.name, outcome).increment(1);
+        }
     }
 }
 
@@ -526,9 +544,13 @@ impl Drop for Busy {
         if self.tries {
             self.channel.health().trying = false;
         }
-        let channel = self.channel.facts().row.name.clone();
-        metrics::gauge!("filegate_channel_calls_in_flight", "channel" => channel).decrement(1);
+        self.in_flight.decrement(1);
     }
+}
+
+/// Calls to a channel that ended so.
+fn calls_total(channel: &str, outcome: &'static str) -> metrics::Counter {
+    metrics::counter!("filegate_channel_calls_total", "channel" => channel.to_owned(), "outcome" => outcome)
 }
 
 impl Channel {
