@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::Limits;
 use crate::lifecycle::Tasks;
+use crate::rounds::Rounds;
 use crate::socket::{Answering, Answers, Guarded};
 
 /// Bytes that a connection buffers.
@@ -88,13 +89,16 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router, limits: Limit
         .serve_connection(io, service)
         .with_upgrades();
     let mut served = pin!(served);
-    let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = tasks.stopping() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+    let serving = async {
+        tokio::select! {
+            ended = served.as_mut() => ended,
+            () = tasks.stopping() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
         }
     };
+    let ended = Rounds::new(pin!(serving)).await;
     if let Err(error) = ended {
         // The client's doing, nearly always: worth a look only when looking for it.
         tracing::debug!(%error, "http.connection.ended");

@@ -35,6 +35,7 @@ mod origins;
 mod outgoing;
 mod pay;
 mod relay;
+mod rounds;
 mod secrets;
 mod shared;
 mod socket;

@@ -278,3 +278,45 @@ fn revocation_counts_from_the_next_request() {
     kit::refused(ask(), 2049, "invalid api key");
     kit::success(server.get("/v1/files/list"));
 }
+
+/// Embedded, a caller that is known is not read again while nothing is committed: whoever commits, the next call
+/// reads.
+#[test]
+fn what_another_process_and_this_one_change_is_seen_by_the_very_next_call() {
+    let server = kit::setup().embedded().start();
+    server.command(&["account", "create", "--name", "payer"]);
+    let key = server.make_key("k", "payer");
+    let mut connection = Connection::open(&server.address).unwrap();
+    let list = Request::new(&server.address, "GET", "/v1/files/list").bearer(&key).bytes();
+    let mut ask = || {
+        // The second is one whose caller is known, if the first was let in.
+        let mut asked = || {
+            connection.write(&list).unwrap();
+            connection.reply().unwrap()
+        };
+        let (first, second) = (asked(), asked());
+        assert_eq!(first.code(), second.code());
+        first
+    };
+    kit::success(ask());
+    server.command(&["price", "set", "files.list", "0.5"]);
+    assert_eq!(ask().code(), 1008);
+    server.command(&["ledger", "top-up", "payer", "1"]);
+    // Both pay, and then nothing is left.
+    kit::success(ask());
+    assert_eq!(ask().code(), 1008);
+    server.command(&["price", "rm", "files.list"]);
+    kit::success(ask());
+    server.command(&["account", "disable", "payer"]);
+    assert_ne!(ask().code(), 0);
+    server.command(&["account", "enable", "payer"]);
+    kit::success(ask());
+    let price = server.admin("POST", "/prices").header("Content-Type", "application/json");
+    let set = price.body(r#"{"call":"files.list","amount":"0.5"}"#).send();
+    assert_eq!(set.status, 200, "{}", set.text());
+    assert_eq!(ask().code(), 1008);
+    server.command(&["price", "rm", "files.list"]);
+    kit::success(ask());
+    server.command(&["key", "revoke", &key]);
+    kit::refused(ask(), 2049, "invalid api key");
+}

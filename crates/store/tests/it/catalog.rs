@@ -250,3 +250,30 @@ async fn settings_are_made_once(store: Store) {
     store.catalog.meta_set("secret", b"three".to_vec()).await.unwrap();
     assert_eq!(store.catalog.meta("secret").await.unwrap(), Some(b"three".to_vec()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_is_another_one_after_each_commit_whoever_made_it() {
+    let store = Store::on_sqlite();
+    let beside = store.reopened().await;
+    let mut last = store.catalog.version().unwrap();
+    let mut is_another = || {
+        let version = store.catalog.version().unwrap();
+        std::mem::replace(&mut last, version) != version
+    };
+    assert!(!is_another());
+    let (acme, key) = store.account("acme", 1).await;
+    assert!(is_another() && !is_another());
+    store.upload(acme, 9, b"hello").await;
+    assert!(is_another() && !is_another());
+    // Reads are none, and what is folded into the database may be one or not.
+    store.catalog.authenticate(key.hash(), Call::List, NOW).await.unwrap();
+    assert!(!is_another());
+    store.try_sql("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    is_another();
+    beside.revoke_key(KeySelector::Hash(key.hash()), NOW).await.unwrap();
+    assert!(is_another() && !is_another());
+    store.catalog.meta_set("relaxed", vec![1]).await.unwrap();
+    assert!(is_another() && !is_another());
+    store.try_sql("UPDATE accounts SET balance = 7").unwrap();
+    assert!(is_another() && !is_another());
+}
