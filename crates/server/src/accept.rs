@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::Limits;
 use crate::lifecycle::Tasks;
-use crate::rounds::Rounds;
+use crate::rounds::InPlace;
 use crate::socket::{Answering, Answers, Guarded};
 
 /// Bytes that a connection buffers.
@@ -98,7 +98,7 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router, limits: Limit
             }
         }
     };
-    let ended = Rounds::new(pin!(serving)).await;
+    let ended = InPlace::new(pin!(serving)).await;
     if let Err(error) = ended {
         // The client's doing, nearly always: worth a look only when looking for it.
         tracing::debug!(%error, "http.connection.ended");

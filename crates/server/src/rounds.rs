@@ -1,9 +1,9 @@
 //! A task that wakes itself is polled again in place.
 //!
-//! Within a connection's task a request's body goes through a channel from the connection to the handler, so each wakes
-//! the other while both are being polled. The runtime takes that for a wish to let others go first: it queues the
-//! task and wakes another thread to look after the queue, for every request. Going round again at once, a few times at
-//! most, is what was meant.
+//! Within a connection's task a request's body goes through a channel from the connection to the handler, and a
+//! channel's connection is moved by the call that uses it, so each wakes the other while both are being polled. The
+//! runtime takes that for a wish to let others go first: it queues the task and wakes another thread to look after the
+//! queue, for every request. Going round again at once, a few times at most, is what was meant.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,12 +16,18 @@ use futures_util::task::AtomicWaker;
 /// How often a task goes round before it lets others go first.
 const ROUNDS_MAX: usize = 8;
 
-/// A future that is polled again in place if it was woken while it was polled.
-pub(crate) struct Rounds<F> {
-    future: F,
+/// Polls again in place what was woken while it was polled.
+#[derive(Debug)]
+pub(crate) struct Rounds {
     bell: Arc<Bell>,
     /// Rings `bell`. It is the same each time, so that who has it need not be given it anew.
     waker: Waker,
+}
+
+/// A future that goes round in place.
+pub(crate) struct InPlace<F> {
+    future: F,
+    rounds: Rounds,
 }
 
 #[derive(Debug, Default)]
@@ -30,36 +36,37 @@ struct Bell {
     task: AtomicWaker,
 }
 
-/// The future is not being polled.
+/// Nothing is being polled.
 const RESTS: u8 = 0;
-/// It is.
+/// Something is.
 const POLLED: u8 = 1;
 /// It was woken meanwhile.
 const RUNG: u8 = 2;
 
-impl<F> Rounds<F> {
-    pub(crate) fn new(future: F) -> Self {
+impl Default for Rounds {
+    fn default() -> Self {
         let bell = Arc::<Bell>::default();
         let waker = Waker::from(Arc::clone(&bell));
-        Self { future, bell, waker }
+        Self { bell, waker }
     }
 }
 
-impl<F: Future + Unpin> Future for Rounds<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let Self { future, bell, waker } = &mut *self;
+impl Rounds {
+    /// Polls with `poll`, again for as long as it is not ready and was woken by itself.
+    pub(crate) fn poll<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let Self { bell, waker } = self;
         bell.task.register(cx.waker());
         for _ in 0..ROUNDS_MAX {
             bell.state.store(POLLED, Ordering::SeqCst);
-            let polled = Pin::new(&mut *future).poll(&mut Context::from_waker(waker));
-            if polled.is_ready() {
-                return polled;
-            }
+            let polled = poll(&mut Context::from_waker(waker));
             // From here on a ring wakes the task.
-            if bell.state.swap(RESTS, Ordering::SeqCst) != RUNG {
-                return Poll::Pending;
+            let rung = bell.state.swap(RESTS, Ordering::SeqCst) == RUNG;
+            if polled.is_ready() || !rung {
+                return polled;
             }
         }
         cx.waker().wake_by_ref();
@@ -67,6 +74,20 @@ impl<F: Future + Unpin> Future for Rounds<F> {
     }
 }
 
+impl<F> InPlace<F> {
+    pub(crate) fn new(future: F) -> Self {
+        Self { future, rounds: Rounds::default() }
+    }
+}
+
+impl<F: Future + Unpin> Future for InPlace<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Self { future, rounds } = &mut *self;
+        rounds.poll(cx, |cx| Pin::new(&mut *future).poll(cx))
+    }
+}
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -106,7 +127,7 @@ mod tests {
         let woken = Arc::<Count>::default();
         let waker = Waker::from(Arc::clone(&woken));
         let mut polls = 0;
-        let mut rounds = Rounds::new(poll_fn(|cx| {
+        let mut rounds = InPlace::new(poll_fn(|cx| {
             polls += 1;
             cx.waker().wake_by_ref();
             if polls == 3 || polls == 100 { Poll::Ready(polls) } else { Poll::Pending }
@@ -123,7 +144,7 @@ mod tests {
         let woken = Arc::<Count>::default();
         let waker = Waker::from(Arc::clone(&woken));
         let (tells, told) = oneshot::channel();
-        let mut rounds = Rounds::new(told);
+        let mut rounds = InPlace::new(told);
         let mut cx = Context::from_waker(&waker);
         assert!(rounds.poll_unpin(&mut cx).is_pending() && rounds.poll_unpin(&mut cx).is_pending());
         assert_eq!(woken.0.load(Ordering::SeqCst), 0);

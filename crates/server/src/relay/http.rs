@@ -4,18 +4,20 @@
 //! gives the request back from, nothing was written, so it may be sent again whatever it does. Once it was
 //! handed to the connection anything may have happened upstream.
 
+use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -24,17 +26,21 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::ClientConfig;
 use rustls::crypto::ring;
 use rustls_platform_verifier::Verifier;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use sync_wrapper::SyncWrapper;
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tower::ServiceExt as _;
 
 use crate::config::Relay as Settings;
 use crate::lifecycle::Tasks;
+use crate::rounds::Rounds;
 
 /// How long a connection is kept without a call.
 pub(crate) const KEPT: Duration = Duration::from_secs(30);
 /// How long it may have been, for a call that cannot be sent again: common servers close after five seconds, and
 /// a close that crosses a request leaves nobody knowing.
 pub(crate) const KEPT_FOR_LASTING: Duration = Duration::from_secs(3);
+/// How often kept connections are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
 /// Bytes that a connection buffers.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -45,7 +51,6 @@ pub(crate) struct Transport {
     connect_timeout: Duration,
     answer_timeout: Duration,
     answer_idle: Duration,
-    tasks: Tasks,
 }
 
 /// Where a channel is.
@@ -62,20 +67,41 @@ pub(crate) struct Origin {
 /// The connections of a channel that are kept for the next call.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    idle: Mutex<Vec<Kept>>,
+    idle: Mutex<Idle>,
     max: usize,
     tasks: Tasks,
 }
 
+#[derive(Debug, Default)]
+struct Idle {
+    /// The one that was used last is the last.
+    kept: VecDeque<Kept>,
+    /// Whether somebody closes those that have been here for too long.
+    is_swept: bool,
+}
+
 #[derive(Debug)]
 struct Kept {
-    sender: http1::SendRequest<Body>,
+    wire: Wire,
     since: Instant,
 }
 
+/// A connection and what moves it.
+///
+/// The call that uses it moves it: a task of its own would be four changes of tasks for each call, some of them of
+/// threads. Where the call may stop looking while the connection has to go on, it becomes a task ([`Wire::detach`]).
+struct Wire {
+    sender: http1::SendRequest<Body>,
+    /// `None` if it is a task, or has ended.
+    driver: Option<SyncWrapper<Driver>>,
+    rounds: Rounds,
+}
+
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
 /// A connection that carries one request.
 pub(crate) struct Connection {
-    sender: http1::SendRequest<Body>,
+    wire: Wire,
     pool: Arc<Pool>,
     answer_timeout: Duration,
     answer_idle: Duration,
@@ -130,7 +156,7 @@ impl Origin {
 impl Transport {
     /// # Errors
     /// If the system's authorities cannot be loaded.
-    pub(crate) fn new(settings: &Settings, tasks: &Tasks) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(settings: &Settings) -> Result<Self, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
         let verifier = Verifier::new(Arc::clone(&provider))?;
         let tls = ClientConfig::builder_with_provider(provider)
@@ -152,7 +178,6 @@ impl Transport {
             connect_timeout: settings.connect_timeout.0,
             answer_timeout: settings.answer_timeout.0,
             answer_idle: settings.answer_idle.0,
-            tasks: tasks.clone(),
         })
     }
 
@@ -163,23 +188,19 @@ impl Transport {
         origin: &Origin,
         kept_for: Duration,
     ) -> Result<Connection, Unreachable> {
-        let sender = match pool.take(kept_for) {
-            Some(sender) => sender,
-            None => self.connect(pool, origin).await?,
+        let wire = match pool.take(kept_for) {
+            Some(wire) => wire,
+            None => self.connect(origin).await?,
         };
         Ok(Connection {
-            sender,
+            wire,
             pool: Arc::clone(pool),
             answer_timeout: self.answer_timeout,
             answer_idle: self.answer_idle,
         })
     }
 
-    async fn connect(
-        &self,
-        pool: &Arc<Pool>,
-        origin: &Origin,
-    ) -> Result<http1::SendRequest<Body>, Unreachable> {
+    async fn connect(&self, origin: &Origin) -> Result<Wire, Unreachable> {
         let connecting = async {
             let io =
                 self.connector.clone().oneshot(origin.uri()).await.map_err(|e| e.to_string())?;
@@ -193,21 +214,71 @@ impl Transport {
         let (sender, connection) = connected
             .map_err(|_late| Unreachable("no connection in time".to_owned()))?
             .map_err(Unreachable)?;
-        let (pool, tasks) = (Arc::clone(pool), self.tasks.clone());
-        self.tasks.spawn(async move {
-            let mut connection = std::pin::pin!(connection.with_upgrades());
+        let driver: Driver = Box::pin(connection.with_upgrades());
+        Ok(Wire { sender, driver: Some(SyncWrapper::new(driver)), rounds: Rounds::default() })
+    }
+}
+
+impl Wire {
+    /// Polls with `poll`, and the connection meanwhile.
+    fn poll_with<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let Self { driver, rounds, .. } = self;
+        rounds.poll(cx, |cx| {
+            let polled = poll(cx);
+            if polled.is_ready() || !drive(driver, cx) {
+                return polled;
+            }
+            poll(cx)
+        })
+    }
+
+    /// Whether it can carry another request, as far as is known.
+    fn is_open(&mut self) -> bool {
+        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
+        !self.sender.is_closed()
+    }
+
+    /// From now on it is moved by a task.
+    fn detach(&mut self, pool: &Arc<Pool>) {
+        let Some(driver) = self.driver.take() else { return };
+        let mut driver = driver.into_inner();
+        let (pool, tasks) = (Arc::clone(pool), pool.tasks.clone());
+        pool.tasks.clone().spawn(async move {
             let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
+                ended = driver.as_mut() => ended,
                 () = tasks.stopping() => {
                     pool.clear();
-                    connection.await
+                    driver.await
                 }
             };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "relay.connection.ended");
-            }
+            log_end(ended);
         });
-        Ok(sender)
+    }
+}
+
+/// Whether there was something to be moved.
+fn drive(driver: &mut Option<SyncWrapper<Driver>>, cx: &mut Context<'_>) -> bool {
+    let Some(moved) = driver else { return false };
+    if let Poll::Ready(ended) = moved.get_mut().as_mut().poll(cx) {
+        log_end(ended);
+        *driver = None;
+    }
+    true
+}
+
+fn log_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "relay.connection.ended");
+    }
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("sender", &self.sender).finish_non_exhaustive()
     }
 }
 
@@ -217,33 +288,74 @@ impl Pool {
         Arc::new(Self { idle: Mutex::default(), max, tasks: tasks.clone() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
+    fn lock(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The one that was used last.
-    fn take(&self, kept_for: Duration) -> Option<http1::SendRequest<Body>> {
-        let mut idle = self.lock();
-        idle.retain(|kept| !kept.sender.is_closed() && kept.since.elapsed() < KEPT);
-        let at = idle
-            .iter()
-            .rposition(|kept| kept.since.elapsed() < kept_for && kept.sender.is_ready())?;
-        Some(idle.remove(at).sender)
+    /// The one that was used last, if it was used within `kept_for` and upstream has not closed it since.
+    fn take(&self, kept_for: Duration) -> Option<Wire> {
+        // A task of its own may have to move before it is ready: it is left for a later call.
+        let mut not_yet = vec![];
+        let found = loop {
+            let Some(mut last) = self.lock().kept.pop_back() else { break None };
+            let fresh = last.since.elapsed() < kept_for;
+            if fresh && last.wire.is_open() {
+                if last.wire.sender.is_ready() {
+                    break Some(last.wire);
+                }
+                not_yet.push(last);
+            } else if !fresh {
+                // And so are all before it; for another call one may be good enough.
+                not_yet.push(last);
+                break None;
+            }
+        };
+        if !not_yet.is_empty() {
+            self.lock().kept.extend(not_yet.into_iter().rev());
+        }
+        found
     }
 
     /// Keeps a connection whose answer was read to its end.
-    fn give_back(&self, sender: http1::SendRequest<Body>) {
+    fn give_back(self: &Arc<Self>, mut wire: Wire) {
+        if !wire.is_open() {
+            return;
+        }
         let mut idle = self.lock();
         // Asked while the lock is held: who clears when the gateway stops comes after that.
-        if idle.len() < self.max && !self.tasks.is_stopping() && !sender.is_closed() {
-            // It may be ready only in a moment, and is not taken before.
-            idle.push(Kept { sender, since: Instant::now() });
+        if self.max == 0 || self.tasks.is_stopping() {
+            return;
+        }
+        // The newest is the one to keep: the oldest may be too old for most calls.
+        let oldest = if idle.kept.len() < self.max { None } else { idle.kept.pop_front() };
+        idle.kept.push_back(Kept { wire, since: Instant::now() });
+        if !std::mem::replace(&mut idle.is_swept, true) {
+            self.tasks.spawn(Arc::clone(self).sweep());
+        }
+        drop(idle);
+        drop(oldest);
+    }
+
+    /// Closes what was not used for too long or was closed by upstream, until nothing is left.
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = sleep(SWEEP) => {}
+                () = self.tasks.stopping() => return self.clear(),
+            }
+            let mut idle = self.lock();
+            idle.kept.retain_mut(|kept| kept.since.elapsed() < KEPT && kept.wire.is_open());
+            if idle.kept.is_empty() {
+                idle.is_swept = false;
+                return;
+            }
         }
     }
 
     /// Closes what nobody uses: when the gateway stops, or the channel is no longer called.
     pub(crate) fn clear(&self) {
-        self.lock().clear();
+        let closed = std::mem::take(&mut self.lock().kept);
+        drop(closed);
     }
 }
 
@@ -255,17 +367,21 @@ impl Connection {
         request: Request<Body>,
     ) -> Result<Response<AnswerBody>, Unanswered> {
         let began = Instant::now();
-        let moved = Arc::new(AtomicU64::new(0));
+        let moved = Arc::new(Moved::default());
         let request =
             request.map(|body| Body::new(Watched { body, began, moved: Arc::clone(&moved) }));
-        let mut answered = std::pin::pin!(self.sender.try_send_request(request));
+        let wire = &mut self.wire;
+        let mut answered = std::pin::pin!(wire.sender.try_send_request(request));
         let answered = loop {
-            let since = began + Duration::from_millis(moved.load(Ordering::Relaxed));
+            let since = began + moved.at();
             let deadline = since + self.answer_timeout;
             tokio::select! {
-                answered = answered.as_mut() => break answered,
+                biased;
+                answered = poll_fn(|cx| wire.poll_with(cx, |cx| answered.as_mut().poll(cx))) => {
+                    break answered;
+                }
                 () = sleep_until(deadline) => {
-                    let later = began + Duration::from_millis(moved.load(Ordering::Relaxed));
+                    let later = began + moved.at();
                     if later <= since {
                         return Err(Unanswered::Silent);
                     }
@@ -276,11 +392,17 @@ impl Connection {
             Some(request) => Unanswered::Unsent(Box::new(request)),
             None => Unanswered::Broken(chain(failed.error())),
         })?;
+        // Whoever reads the answer moves the connection. Not so if the request goes on meanwhile, which must not wait
+        // for that, or if the connection is to become something else.
+        if !moved.all.load(Ordering::Relaxed) || answer.status() == StatusCode::SWITCHING_PROTOCOLS
+        {
+            self.wire.detach(&self.pool);
+        }
         Ok(answer.map(|body| AnswerBody {
             body,
             idle: self.answer_idle,
             silent: None,
-            lease: Some((self.sender, self.pool)),
+            lease: Some((self.wire, self.pool)),
             ended: false,
         }))
     }
@@ -318,8 +440,21 @@ impl fmt::Display for Unanswered {
 struct Watched {
     body: Body,
     began: Instant,
-    /// Milliseconds after `began`.
-    moved: Arc<AtomicU64>,
+    moved: Arc<Moved>,
+}
+
+#[derive(Debug, Default)]
+struct Moved {
+    /// When something went out: milliseconds after the beginning.
+    millis: AtomicU64,
+    /// Whether all of it was taken.
+    all: AtomicBool,
+}
+
+impl Moved {
+    fn at(&self) -> Duration {
+        Duration::from_millis(self.millis.load(Ordering::Relaxed))
+    }
 }
 
 impl HttpBody for Watched {
@@ -331,7 +466,10 @@ impl HttpBody for Watched {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.moved.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.moved.millis.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+        if frame.is_none() || self.body.is_end_stream() {
+            self.moved.all.store(true, Ordering::Relaxed);
+        }
         Poll::Ready(frame)
     }
 
@@ -351,7 +489,7 @@ pub(crate) struct AnswerBody {
     body: Incoming,
     idle: Duration,
     silent: Option<Silence>,
-    lease: Option<(http1::SendRequest<Body>, Arc<Pool>)>,
+    lease: Option<(Wire, Arc<Pool>)>,
     ended: bool,
 }
 
@@ -400,7 +538,12 @@ impl HttpBody for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerCut>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+        let Self { body, lease, .. } = &mut *self;
+        let polled = match lease {
+            Some((wire, _pool)) => wire.poll_with(cx, |cx| Pin::new(&mut *body).poll_frame(cx)),
+            None => Pin::new(body).poll_frame(cx),
+        };
+        let Poll::Ready(frame) = polled else {
             ready!(self.poll_silence(cx));
             self.lease = None;
             return Poll::Ready(Some(Err(AnswerCut::Silent)));
@@ -423,16 +566,20 @@ impl HttpBody for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        if let Some((sender, pool)) = self.lease.take()
+        if let Some((wire, pool)) = self.lease.take()
             && self.has_ended()
         {
-            pool.give_back(sender);
+            pool.give_back(wire);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
 
     #[test]
@@ -449,5 +596,106 @@ mod tests {
         assert_eq!(target("ftp://h"), None);
         assert_eq!(target("h"), None);
         assert_eq!(Origin::of("http://h").unwrap().target("/v1/x", None).unwrap(), "/v1/x");
+    }
+
+    /// A pool for `max`, and so many connections to a listener.
+    async fn connected(max: usize, count: usize) -> (Arc<Pool>, Vec<Connection>, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = Origin::of(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let settings = Settings { idle_connections: max, ..Settings::default() };
+        let (transport, pool) =
+            (Transport::new(&settings).unwrap(), Pool::new(&settings, &Tasks::default()));
+        let mut made = vec![];
+        for _ in 0..count {
+            made.push(transport.connection(&pool, &origin, KEPT).await.unwrap());
+        }
+        (pool, made, listener)
+    }
+
+    /// Sends a request and has it answered by `peer`.
+    async fn used(connection: Connection, peer: &mut TcpStream) {
+        let answering = async {
+            let mut head = [0; 1024];
+            assert!(peer.read(&mut head).await.unwrap() > 0);
+            peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        };
+        let request = Request::builder().uri("/").body(Body::empty()).unwrap();
+        let (answer, ()) = tokio::join!(connection.send(request), answering);
+        let body = answer.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "ok");
+    }
+
+    #[tokio::test]
+    async fn old_connections_make_room_for_new_ones() {
+        let (pool, made, listener) = connected(2, 3).await;
+        let mut made = made.into_iter();
+        let mut use_next = async || {
+            let mut peer = listener.accept().await.unwrap().0;
+            used(made.next().unwrap(), &mut peer).await;
+            peer
+        };
+        let _old = [use_next().await, use_next().await];
+        tokio::time::pause();
+        tokio::time::advance(KEPT_FOR_LASTING).await;
+        assert!(pool.take(KEPT_FOR_LASTING).is_none());
+        assert_eq!(pool.lock().kept.len(), 2);
+        let _new = use_next().await;
+        assert_eq!(pool.lock().kept.len(), 2);
+        assert!(pool.take(KEPT_FOR_LASTING).is_some());
+        // What may be sent again is sent on the old one.
+        assert!(pool.take(KEPT_FOR_LASTING).is_none());
+        assert!(pool.take(KEPT).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_upstream_has_closed_is_not_used() {
+        let (pool, made, listener) = connected(2, 1).await;
+        let mut peer = listener.accept().await.unwrap().0;
+        used(made.into_iter().next().unwrap(), &mut peer).await;
+        drop(peer);
+        while pool.lock().kept[0].wire.is_open() {
+            tokio::task::yield_now().await;
+        }
+        assert!(pool.take(KEPT).is_none());
+        assert!(pool.lock().kept.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_before_the_end_of_the_request_moves_on_both_ways() {
+        let (_pool, made, listener) = connected(2, 1).await;
+        let mut peer = listener.accept().await.unwrap().0;
+        let (more, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let pieces = futures_util::stream::unfold(pieces, async |mut pieces| {
+            let piece = pieces.recv().await?;
+            Some((Ok::<_, std::io::Error>(piece), pieces))
+        });
+        let request = Request::builder().method("POST").uri("/");
+        let request = request.body(Body::from_stream(pieces)).unwrap();
+        let answering = async {
+            let mut head = [0; 1024];
+            assert!(peer.read(&mut head).await.unwrap() > 0);
+            peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        };
+        let connection = made.into_iter().next().unwrap();
+        let (answer, ()) = tokio::join!(connection.send(request), answering);
+        // The answer is there, and nobody reads its body before the whole request has been taken.
+        let answer = answer.unwrap();
+        let sending = async {
+            for _ in 0..64 {
+                more.send(Bytes::from(vec![7; 64 << 10])).await.unwrap();
+            }
+            drop(more);
+        };
+        let taking = async {
+            let (mut taken, mut buffer) = (vec![], vec![0; 64 << 10]);
+            while !taken.ends_with(b"\r\n0\r\n\r\n") {
+                let n = peer.read(&mut buffer).await.unwrap();
+                taken.extend_from_slice(&buffer[..n]);
+            }
+            taken.iter().filter(|byte| **byte == 7).count()
+        };
+        let ((), taken) = tokio::join!(sending, taking);
+        assert_eq!(taken, 4 << 20);
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
     }
 }

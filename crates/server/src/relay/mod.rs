@@ -137,7 +137,7 @@ impl Relay {
             replicator: replicate::Replicator::default(),
             books: money::Books::default(),
             channels: Channels::new(tasks),
-            transport: Transport::new(&config.relay, tasks)?,
+            transport: Transport::new(&config.relay)?,
             places: Arc::new(Semaphore::new(config.relay.calls_max)),
             budget: Budget::default(),
             downloads: adopt::Downloads::default(),
