@@ -2,13 +2,17 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use filegate_testkit::http::{Connection, Request};
 use filegate_testkit::server::{TestServer, eventually};
+use serde_json::json;
 
 use crate::kit::{self, Home, LARGE, Ledger, SMALL, text};
 
@@ -210,6 +214,76 @@ fn a_disk_without_inodes_refuses_uploads_and_nothing_else() {
         well(&server, &ledger);
         drop(server);
         kit::fsck_clean(&home);
+    });
+}
+
+/// A channel that counts the calls it gets and answers each that all is well.
+fn upstream() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (url, calls) = (format!("http://{}", listener.local_addr().unwrap()), Arc::default());
+    let counted = Arc::clone(&calls);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                if stream.read_line(&mut line).unwrap() <= 2 {
+                    break;
+                }
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+            io::copy(&mut stream.by_ref().take(length), &mut io::sink()).unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            let answer = r#"{"base_resp":{"status_code":0,"status_msg":"success"}}"#;
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json";
+            let length = answer.len();
+            write!(stream.get_mut(), "{head}\r\ncontent-length: {length}\r\n\r\n{answer}").unwrap();
+        }
+    });
+    (url, calls)
+}
+
+#[test]
+fn a_call_whose_body_has_no_room_is_refused_and_not_sent() {
+    where_one_may_mount("full::a_call_whose_body_has_no_room_is_refused_and_not_sent", || {
+        let home = small_disk("size=24m");
+        let mut filler = Filler::on(&home);
+        let server = home.start();
+        let (base_url, calls) = upstream();
+        let channel = json!({"name": "one", "base_url": base_url, "key": "k", "settings": {}});
+        let added =
+            server.admin("POST", "/admin/v1/channels").header("content-type", "application/json");
+        assert_eq!(added.body(channel.to_string()).send().status, 200);
+        let call = |text: usize| {
+            let body = json!({"model": "speech-2.8-hd", "text": "x".repeat(text)});
+            let call =
+                server.request("POST", "/v1/t2a_v2").header("content-type", "application/json");
+            call.body(body.to_string()).send()
+        };
+        // What fits into memory (relay.body_memory) needs no room.
+        for (text, room) in [(1_000, true), (1_000_000, true), (1_000_000, false), (1_000, false)] {
+            if room {
+                filler.empty();
+            } else {
+                filler.fill();
+            }
+            let before = calls.load(Ordering::SeqCst);
+            let reply = call(text);
+            let sent = calls.load(Ordering::SeqCst) - before;
+            if room || text == 1_000 {
+                assert_eq!((reply.code(), sent), (0, 1), "{text}, {room}: {}", reply.text());
+            } else {
+                assert_eq!((reply.code(), sent), (1013, 0), "{}", reply.text());
+                assert!(reply.text().contains("storage is full"), "{}", reply.text());
+            }
+        }
+        filler.empty();
+        // Without a restart, and nothing is left of the one that was refused.
+        eventually("long calls work again", || (call(1_000_000).code() == 0).then_some(()));
+        assert_eq!(fs::read_dir(home.data.join("tmp")).unwrap().count(), 0);
     });
 }
 

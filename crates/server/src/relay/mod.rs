@@ -25,7 +25,9 @@
 //! | [`channels`] | channels as they are now |
 //! | [`route`] | which channel is next |
 //! | [`attempt`] | one attempt and what it means |
+//! | [`tried`] | where a call was, and what is told when no channel has answered |
 //! | [`reply`] | an answer's beginning, and how the rest passes |
+//! | [`answer`] | the answer on its way, and what is done when it was sent |
 //! | [`socket`] | WebSockets |
 //! | [`probe`] | channels that rest are asked whether they are well |
 //! | [`budget`] | how many calls may be sent again |
@@ -41,6 +43,7 @@
 //! | [`jobs`] | work that waits for channels |
 
 pub(crate) mod adopt;
+mod answer;
 mod attempt;
 mod body;
 mod budget;
@@ -69,14 +72,13 @@ pub(crate) mod settle;
 mod socket;
 pub(crate) mod target;
 pub(crate) mod translate;
+mod tried;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use ::http::{HeaderMap, HeaderValue, Method};
-use axum::body::Body;
+use ::http::header::TRANSFER_ENCODING;
+use ::http::{HeaderMap, Method};
 use axum::extract::Request;
 use axum::response::Response;
 use filegate_types::{
@@ -86,29 +88,28 @@ use filegate_types::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use self::http::{AnswerCut, Transport};
+use self::http::Transport;
 use crate::app::{App, random};
 use crate::config::Config;
 use crate::http::auth;
 use crate::http::body::{
     Incoming, content_length, media_type, refuse_encoded, refuse_transfer_coded,
 };
-use crate::http::layer::{Trace, UpstreamTrace};
-use crate::http::reply::{Outcome as Logged, store_failed};
+use crate::http::layer::Trace;
+use crate::http::reply::store_failed;
 use crate::lifecycle::Tasks;
 use attempt::{Failure, Load, Outcome, Outgoing};
 use body::{Once, RequestBody, Whole, check_size};
 use budget::Budget;
 use calls::{CallRules, Effect, lookup};
-use channels::{Access, Busy, Channel, Channels, Fault, Full, Standing, TroubleKind};
+use channels::{Access, Busy, Channel, Channels, Full};
 use ids::Refusal;
 use named::ForChannel;
 use owned::{Owned, There};
-use reply::{Ending, Opening, Passing};
 use route::{Candidate, Out};
-use settle::{Again, End, Settle};
+use settle::{Again, Settle};
 use target::Target;
-use translate::{Media, Translation, unreadable};
+use tried::{Tried, unanswered};
 
 /// What relayed calls share.
 #[derive(Debug)]
@@ -170,20 +171,6 @@ pub(crate) struct Call {
     /// Ends when nobody waits for the answer any more.
     gone: CancellationToken,
     _place: OwnedSemaphorePermit,
-}
-
-/// Where the call was, and what became of it there.
-#[derive(Debug, Default)]
-struct Tried {
-    channels: BTreeMap<ChannelId, &'static str>,
-    /// Whether all that failed was limits.
-    only_limits: bool,
-    /// Seconds until a limit ends.
-    wait_s: Option<u32>,
-    /// Whether something may have been done all the same.
-    perhaps_done: bool,
-    /// What the account's own channel said.
-    words: Option<(Opening, ChannelId)>,
 }
 
 /// What goes on beside calls, until the server stops.
@@ -325,7 +312,7 @@ async fn run(app: Arc<App>, call: Arc<Call>, mut body: RequestBody) -> Response 
                 if let Err(error) = cut.await {
                     return call.refused(&error.into());
                 }
-                return answer(&app, &call, owned, busy, opening, settle).await;
+                return answer::answer(&app, &call, owned, busy, opening, settle).await;
             }
             Attempted::Sent(Outcome::Client(error)) => {
                 owned.not_done(&app, &call).await;
@@ -408,14 +395,6 @@ async fn attempted(
             continue;
         }
         return Attempted::Sent(outcome);
-    }
-}
-
-/// What a client is told when no channel has answered.
-fn unanswered(call: &Call, tried: Tried, refusal: &Refusal) -> Response {
-    match tried.words {
-        Some((opening, _channel)) => own_words(opening),
-        None => call.refused(refusal),
     }
 }
 
@@ -550,72 +529,6 @@ pub(crate) fn candidates_of(
     each.collect()
 }
 
-/// Step 9: the head, and the body as it comes.
-async fn answer(
-    app: &Arc<App>,
-    call: &Arc<Call>,
-    owned: Owned,
-    busy: Busy,
-    mut opening: Opening,
-    settle: Settle,
-) -> Response {
-    match attempt::fault(opening.parts.status, opening.code, None) {
-        Some(fault) => busy.failed(app, fault),
-        None => busy.answered(app, !matches!(call.method, Method::GET | Method::HEAD)),
-    }
-    let (channel, media) = (busy.channel().id, Media::of(&opening.parts, &call.method));
-    if media == Media::Encoded && !call.rules.reply.is_empty() {
-        return call.refused(&unreadable().into());
-    }
-    if settle.keeps_answer() && media == Media::Json {
-        opening.look_on(money::ANSWER_MAX).await;
-    }
-    let (status, code) = (opening.parts.status, opening.code.unwrap_or(0));
-    let mut ending = Answering {
-        settle: Some((settle, Arc::clone(app), Arc::clone(call))),
-        channel,
-        busy: Some(busy),
-        status: status.as_u16(),
-        code,
-        units: 0,
-        bytes: 0,
-        complete: false,
-        answer: None,
-    };
-    let mut head = headers::answer(&opening.parts.headers);
-    let well = status.as_u16() < 400;
-    let body = match Translation::of(app, call, channel, owned, media, well) {
-        None => Passing::body(opening.looked, opening.rest, ending),
-        Some(mut translation) if opening.whole => {
-            let answer = match translation.whole(opening.looked).await {
-                Ok(answer) => answer,
-                Err(error) => return call.refused(&error.into()),
-            };
-            head.insert(CONTENT_LENGTH, HeaderValue::from(answer.len()));
-            ending.told(translation.told());
-            ending.passed(answer.len());
-            if !translation.is_half() {
-                ending.ended(None);
-            }
-            ending.answer = Some(answer.clone());
-            // Before it is sent: who has it finds it settled, and the same again finds it.
-            ending.settle().await;
-            Body::from(answer)
-        }
-        Some(translation) => {
-            // Ids of ours may be longer or shorter than upstream's.
-            head.remove(CONTENT_LENGTH);
-            translation.body(opening.looked, opening.rest, ending)
-        }
-    };
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    *response.headers_mut() = head;
-    response.extensions_mut().insert(UpstreamTrace);
-    response.extensions_mut().insert(Logged { code, status_if_asked: None });
-    response
-}
-
 impl Call {
     /// Whether it may be made twice.
     pub(crate) fn is_repeatable(&self) -> bool {
@@ -626,199 +539,6 @@ impl Call {
     pub(crate) fn refused(&self, refusal: &Refusal) -> Response {
         refuse::refused(self.rules.shape, refusal, &self.trace_id)
     }
-}
-
-impl Tried {
-    fn new() -> Self {
-        Self { only_limits: true, ..Self::default() }
-    }
-
-    fn attempts(&self) -> usize {
-        self.channels.values().filter(|what| **what != FULL).count()
-    }
-
-    fn fault(&mut self, app: &App, channel: &Channel, fault: Fault, perhaps_done: bool) {
-        match fault {
-            Fault::Limited(pause) => {
-                let pause = pause.unwrap_or(app.config.relay.cool_down.0);
-                self.wait(seconds(pause));
-                self.channels.insert(channel.id, fault.name());
-            }
-            _ => self.failed(channel.id, fault.name(), perhaps_done),
-        }
-    }
-
-    fn failed(&mut self, channel: ChannelId, what: &'static str, perhaps_done: bool) {
-        self.only_limits = false;
-        self.perhaps_done |= perhaps_done;
-        self.channels.insert(channel, what);
-    }
-
-    /// It was not called: it has no room.
-    fn limited(&mut self, channel: ChannelId, wait_s: Option<u32>) {
-        self.wait(wait_s.unwrap_or(1));
-        self.channels.insert(channel, FULL);
-    }
-
-    /// It was not called: it is not well.
-    fn out(&mut self, id: ChannelId, kind: TroubleKind, channel: &Channel, now: UnixMillis) {
-        self.only_limits &= kind == TroubleKind::Limited;
-        if let Standing::Out(trouble) = channel.standing(now) {
-            let left = u64::try_from(trouble.until.0 - now.0).unwrap_or(0);
-            self.wait(seconds(Duration::from_millis(left)));
-        }
-        self.channels.entry(id).or_insert(match kind {
-            TroubleKind::Limited => FULL,
-            _ => RESTS,
-        });
-    }
-
-    fn wait(&mut self, seconds: u32) {
-        self.wait_s = Some(self.wait_s.map_or(seconds, |known| known.min(seconds)));
-    }
-
-    /// What a client is told when nothing is left: how many channels, and what became of each in general words.
-    fn refusal(&self, reasons: &[(ChannelId, Out)]) -> ApiError {
-        let mut counts = BTreeMap::<&str, usize>::new();
-        for what in self.channels.values() {
-            *counts.entry(said(what)).or_default() += 1;
-        }
-        let told: Vec<_> = counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
-        let many = self.channels.len();
-        let detail = match many {
-            0 if reasons.iter().any(|(_, why)| *why == Out::Purpose) => {
-                "no channel takes files of this purpose".to_owned()
-            }
-            0 => "no channel takes this call".to_owned(),
-            1 => format!("1 channel: {}", told.join(", ")),
-            _ => format!("{many} channels: {}", told.join(", ")),
-        };
-        let detail = if self.perhaps_done {
-            format!("{detail}; it may have been done all the same")
-        } else {
-            detail
-        };
-        let limits = many > 0 && self.only_limits;
-        let code = if limits { ErrorCode::RateLimit } else { ErrorCode::Internal };
-        let error = ApiError::detailed(code, detail);
-        match self.wait_s {
-            Some(wait_s) => error.retry_after(wait_s.max(1)),
-            None if limits => error.retry_after(1),
-            None => error,
-        }
-    }
-}
-
-/// The channel has no room.
-const FULL: &str = "full";
-/// The channel is given a pause.
-const RESTS: &str = "rests";
-
-/// In words for clients: an operator's money and keys are not their business.
-fn said(what: &str) -> &'static str {
-    match what {
-        FULL | "limited" => "limited",
-        "unreachable" => "unreachable",
-        "timed_out" => "timed out",
-        RESTS => "unavailable",
-        _ => "failed",
-    }
-}
-
-fn seconds(pause: Duration) -> u32 {
-    u32::try_from(pause.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
-}
-
-/// What is done when an answer has been sent or cut off, or nobody takes it any more.
-pub(crate) struct Answering {
-    settle: Option<(Settle, Arc<App>, Arc<Call>)>,
-    channel: ChannelId,
-    /// The channel is at it as long as its answer comes.
-    busy: Option<Busy>,
-    status: u16,
-    code: i64,
-    units: u64,
-    bytes: u64,
-    complete: bool,
-    answer: Option<Vec<u8>>,
-}
-
-impl Answering {
-    /// What reading the answer has told: what `base_resp` says, and what is counted.
-    pub(crate) fn told(&mut self, (code, units): (i64, u64)) {
-        if self.code == 0 {
-            self.code = code;
-        }
-        self.units = units;
-    }
-
-    /// Whether money is held for the call.
-    pub(crate) fn is_paid(&self) -> bool {
-        self.settle.as_ref().is_some_and(|(settle, ..)| settle.is_paid())
-    }
-
-    /// Settles now, and not when this is dropped.
-    pub(crate) async fn settle(mut self) {
-        if let Some((settle, app, call)) = self.settle.take() {
-            settle.answered(&app, &call, self.end()).await;
-        }
-    }
-
-    fn end(&mut self) -> End {
-        End {
-            channel: self.channel,
-            status: self.status,
-            code: self.code,
-            units: self.units,
-            bytes: self.bytes,
-            complete: self.complete,
-            answer: self.answer.take(),
-        }
-    }
-}
-
-impl Ending for Answering {
-    fn passed(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
-    }
-
-    fn ended(&mut self, cut: Option<&AnswerCut>) {
-        self.complete |= cut.is_none();
-        if let (Some(cut), Some((_, app, _)), Some(busy)) = (cut, &self.settle, &self.busy) {
-            let channel = &busy.channel().facts().row.name;
-            tracing::warn!(channel, why = %cut, "relay.answer.cut");
-            busy.failed(app, Fault::Failed);
-        }
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        if let Some((settle, app, call)) = self.settle.take() {
-            let end = self.end();
-            let tasks = app.tasks.clone();
-            // What costs nothing is only counted.
-            tasks.now_or_later(async move { settle.answered(&app, &call, end).await });
-        }
-    }
-}
-
-/// What a channel of the account's own said of itself, which is its owner's business.
-fn own_words(opening: Opening) -> Response {
-    /// Nothing is left to be done.
-    struct Nothing;
-    impl Ending for Nothing {
-        fn passed(&mut self, _bytes: usize) {}
-        fn ended(&mut self, _cut: Option<&AnswerCut>) {}
-    }
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = opening.parts.status;
-    *response.headers_mut() = headers::answer(&opening.parts.headers);
-    response.extensions_mut().insert(UpstreamTrace);
-    let code = opening.code.unwrap_or(0);
-    response.extensions_mut().insert(Logged { code, status_if_asked: None });
-    *response.body_mut() = Passing::body(opening.looked, opening.rest, Nothing);
-    response
 }
 
 /// Writes down what was counted.

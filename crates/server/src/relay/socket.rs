@@ -46,7 +46,8 @@ use super::json::{Kind, Scan, Splice};
 use super::owned::{self, Owned, There};
 use super::reply::Opening;
 use super::settle::{End, Settle};
-use super::{Begun, Call, Tried, begin, choose, headers, unanswered};
+use super::tried::{Tried, unanswered};
+use super::{Begun, Call, begin, choose, headers};
 use crate::app::App;
 use crate::http::layer::UpstreamTrace;
 use crate::http::reply::store_failed;
@@ -111,7 +112,7 @@ pub(super) async fn run(app: Arc<App>, call: Arc<Call>, client: Client) -> Respo
     match open(&app, &call, &owned, &mut tried).await {
         Opened::Nothing(refusal) => unanswered(&call, tried, &refusal),
         Opened::Answer(busy, opening) => {
-            super::answer(&app, &call, owned, busy, *opening, settle).await
+            super::answer::answer(&app, &call, owned, busy, *opening, settle).await
         }
         Opened::Socket(open) => {
             let response = switched(&open.head);

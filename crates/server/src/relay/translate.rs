@@ -18,6 +18,8 @@ use http::response::Parts;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 
+use super::Call;
+use super::answer::Answering;
 use super::calls::{Effect, UnitsCount, Voice};
 use super::events::Events;
 use super::http::{AnswerBody, AnswerCut};
@@ -25,7 +27,6 @@ use super::ids::Born;
 use super::json::{Found, Kind, Transform};
 use super::owned::Owned;
 use super::reply::Ending as _;
-use super::{Answering, Call};
 use crate::app::App;
 use crate::http::reply::store_failed;
 
