@@ -220,7 +220,8 @@ fn a_disk_without_inodes_refuses_uploads_and_nothing_else() {
 /// A channel that counts the calls it gets and answers each that all is well.
 fn upstream() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (url, calls) = (format!("http://{}", listener.local_addr().unwrap()), Arc::default());
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let calls = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&calls);
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -255,7 +256,7 @@ fn a_call_whose_body_has_no_room_is_refused_and_not_sent() {
         let (base_url, calls) = upstream();
         let channel = json!({"name": "one", "base_url": base_url, "key": "k", "settings": {}});
         let added =
-            server.admin("POST", "/admin/v1/channels").header("content-type", "application/json");
+            server.admin("POST", "/channels").header("content-type", "application/json");
         assert_eq!(added.body(channel.to_string()).send().status, 200);
         let call = |text: usize| {
             let body = json!({"model": "speech-2.8-hd", "text": "x".repeat(text)});
