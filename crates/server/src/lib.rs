@@ -180,6 +180,7 @@ impl Server {
         tasks.spawn(accept::serve(public, http::public(&app), limits.clone(), tasks.clone()));
         tasks.spawn(accept::serve(operators, http::operators(&app), limits, tasks.clone()));
         jobs::start(&app);
+        tasks.spawn(intake::settle(Arc::clone(&app)));
         relay::start(&app);
         tasks.spawn(metrics_upkeep(Arc::clone(&app)));
         tasks.spawn(gate::upkeep(Arc::clone(&app)));
@@ -199,7 +200,9 @@ impl Server {
     pub async fn stop(self) -> bool {
         let limits = &self.app.config.limits;
         self.app.tasks.drain(limits.drain.0).await;
-        self.app.tasks.stop(limits.shutdown.0).await
+        let ended = self.app.tasks.stop(limits.shutdown.0).await;
+        intake::settle_now(&self.app).await;
+        ended
     }
 }
 
@@ -236,6 +239,8 @@ async fn assemble(
         jobs_due: Notify::new(),
         counts: pay::Counts::default(),
         in_flight: InFlight::default(),
+        pieces: intake::Pieces::default(),
+        settling: intake::Settling::default(),
         metrics: recorder(),
         started: AtomicBool::new(false),
         config,
@@ -244,7 +249,8 @@ async fn assemble(
 
 /// Removes what a crash left. The lock says that nobody else is at work in the directory.
 async fn sweep(catalog: &Catalog, blobs: &Blobs, now: UnixMillis) -> Result<Swept, StoreError> {
-    let mut swept = Swept { temporary_files: blobs.clear_tmp()?, uploads: 0 };
+    let temporary_files = filegate_store::sweep_tmp(catalog, blobs).await?;
+    let mut swept = Swept { temporary_files, uploads: 0 };
     if catalog.is_shared() {
         // Uploads in progress may be other replicas'; the leases of those that are nobody's end.
         return Ok(swept);

@@ -12,6 +12,7 @@ pub mod error;
 pub mod fsck;
 pub mod migrate;
 pub mod seal;
+mod sweep;
 
 pub use blobs::{
     BLOB_BLOCK_BYTES, BlobList, BlobReader, BlobStream, BlobSum, Blobs, LifecycleRule, LocalBlobs,
@@ -28,3 +29,4 @@ pub use catalog::{
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};
 pub use seal::{SealError, Sealer, Unsealed};
+pub use sweep::sweep_tmp;

@@ -21,7 +21,8 @@ struct Step {
     up_to: u32,
 }
 
-const STEPS: [Step; 7] = [
+/// What every upload does.
+const COMMON: [Step; 4] = [
     Step {
         name: "create",
         call: "openat",
@@ -29,6 +30,22 @@ const STEPS: [Step; 7] = [
         up_to: 3,
     },
     Step { name: "sync", call: "fdatasync", is: |c| c.text.contains("/data/tmp/"), up_to: 3 },
+    Step {
+        name: "write the log",
+        call: "pwrite64",
+        is: |c| c.text.contains("catalog.db-wal"),
+        up_to: 16,
+    },
+    Step { name: "answer", call: "writev", is: |c| c.text.contains("HTTP/1.1 200"), up_to: 4 },
+];
+
+/// The second name of a small one stands for a row, until its name in `blobs/` is durable.
+const OF_SMALL: [Step; 2] = [
+    Step { name: "link", call: "linkat", is: |c| c.text.contains("/data/tmp/"), up_to: 3 },
+    Step { name: "sync the names", call: "fsync", is: |c| c.text.contains("/data/tmp>"), up_to: 6 },
+];
+
+const OF_SPOOLED: [Step; 2] = [
     Step { name: "rename", call: "renameat2", is: |c| c.text.contains("/data/tmp/"), up_to: 3 },
     Step {
         name: "sync the directory",
@@ -36,20 +53,15 @@ const STEPS: [Step; 7] = [
         is: |c| c.text.contains("/data/blobs/"),
         up_to: 6,
     },
-    Step {
-        name: "write the log",
-        call: "pwrite64",
-        is: |c| c.text.contains("catalog.db-wal"),
-        up_to: 16,
-    },
-    Step {
-        name: "sync the log",
-        call: "fsync,fdatasync",
-        is: |c| c.text.contains("catalog.db-wal"),
-        up_to: 6,
-    },
-    Step { name: "answer", call: "writev", is: |c| c.text.contains("HTTP/1.1 200"), up_to: 4 },
 ];
+
+/// Alone on the log: its syncs and those of files are the same call.
+const SYNC_OF_LOG: Step = Step {
+    name: "sync the log",
+    call: "fdatasync",
+    is: |c| c.text.contains("catalog.db-wal"),
+    up_to: 6,
+};
 
 /// Uploads on four connections until the server dies.
 fn load(server: &TestServer, ledger: &Ledger, sizes: &[usize]) {
@@ -80,10 +92,10 @@ fn cut_off(calls: &[Call]) -> impl Iterator<Item = &Call> {
     calls.iter().filter(move |c| Some(c.ended) == end)
 }
 
-fn a_kill_at_any_step_loses_nothing_and_leaves_nothing(sizes: &[usize]) {
+fn a_kill_at_any_step_loses_nothing_and_leaves_nothing(sizes: &[usize], own: &[Step]) {
     let home = Home::new();
     let ledger = Ledger::default();
-    for step in &STEPS {
+    for step in COMMON.iter().chain(own).chain([&SYNC_OF_LOG]) {
         let mut hits = 0;
         // Every log write of a commit is worth a kill; elsewhere two are enough.
         let (enough, stride) = if step.call == "pwrite64" { (5, 3) } else { (2, 1) };
@@ -110,12 +122,43 @@ fn a_kill_at_any_step_loses_nothing_and_leaves_nothing(sizes: &[usize]) {
 
 #[test]
 fn a_kill_at_any_step_of_small_uploads() {
-    a_kill_at_any_step_loses_nothing_and_leaves_nothing(&[SMALL]);
+    a_kill_at_any_step_loses_nothing_and_leaves_nothing(&[SMALL], &OF_SMALL);
 }
 
 #[test]
 fn a_kill_at_any_step_of_spooled_uploads() {
-    a_kill_at_any_step_loses_nothing_and_leaves_nothing(&[LARGE]);
+    a_kill_at_any_step_loses_nothing_and_leaves_nothing(&[LARGE], &OF_SPOOLED);
+}
+
+/// The second names of small uploads go long after these are answered, many at a time: before a directory of blobs is
+/// synced, before the first of them goes, and before a later one.
+#[test]
+fn a_kill_while_second_names_are_taken_away() {
+    let home = Home::new();
+    let ledger = Ledger::default();
+    let directories = |of: &str| -> Vec<String> {
+        let all = std::fs::read_dir(home.data.join(of)).unwrap();
+        all.map(|entry| entry.unwrap().path().to_str().unwrap().to_owned()).collect()
+    };
+    for (call, when) in [("fsync", 1), ("fsync", 3), ("unlink", 1), ("unlink", 7)] {
+        let mut server = home.start();
+        let inject = format!("inject={call}:signal=SIGKILL:when={when}");
+        let trace = format!("trace={call}");
+        let mut flags = vec!["-e", &trace, "-e", &inject];
+        let shards = directories("blobs");
+        if call == "fsync" {
+            // Not the syncs of tmp/, which come much sooner.
+            flags.extend(shards.iter().flat_map(|path| ["-P", path]));
+        }
+        let trace = Trace::attach(server.pid(), &flags);
+        load(&server, &ledger, &[SMALL]);
+        assert!(!server.wait().success());
+        let calls = trace.wait();
+        let place = if call == "fsync" { "/data/blobs/" } else { "/data/tmp/" };
+        assert!(cut_off(&calls).any(|c| c.text.contains(place)), "{call} {when}: {calls:#?}");
+        ledger.check(&home.start());
+    }
+    kit::fsck_clean(&home);
 }
 
 /// At a write of a file that is being received, the first after it has a piece on disk or a later one.
@@ -126,6 +169,7 @@ fn a_kill_in_the_middle_of_a_file() {
     for nth in 1..=3 {
         let mut server = home.start();
         ledger.upload_once(&server, SMALL).file_id();
+        kit::settled(&server);
         let request = kit::upload_of(&server.address, &server.key, 99_990 + nth, 2 * LARGE).bytes();
         let mut connection = Connection::open(&server.address).unwrap();
         connection.write(&request[..300_000]).unwrap();
@@ -154,7 +198,7 @@ fn a_kill_at_any_step_of_deletes() {
     let ledger = Ledger::default();
     for (call, path, up_to) in [
         ("pwrite64", "catalog.db-wal", 12),
-        ("fsync", "catalog.db-wal", 3),
+        ("fdatasync", "catalog.db-wal", 3),
         ("writev", "HTTP/1.1 200", 3),
         ("unlink", "/data/blobs/", 3),
     ] {
@@ -164,6 +208,7 @@ fn a_kill_at_any_step_of_deletes() {
             for len in [SMALL, SMALL, LARGE, SMALL, LARGE, SMALL, SMALL] {
                 ledger.upload_once(&server, len).file_id();
             }
+            kit::settled(&server);
             let flags =
                 [format!("trace={call}"), format!("inject={call}:signal=SIGKILL:when={nth}")];
             let trace = Trace::attach(server.pid(), &["-e", &flags[0], "-e", &flags[1]]);

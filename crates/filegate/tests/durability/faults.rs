@@ -31,10 +31,11 @@ fn one_upload_fails(call: &str, error: &str, len: usize, says: &str) {
     let ledger = Ledger::default();
     let server = home.start_with(&quiet());
     ledger.upload_once(&server, SMALL).file_id();
+    kit::settled(&server);
     let inject = format!("inject={call}:error={error}:when=1");
     let trace = Trace::attach(
         server.pid(),
-        &["-e", "trace=openat,renameat2,fsync,fdatasync", "-e", &inject],
+        &["-e", "trace=openat,linkat,renameat2,fsync,fdatasync", "-e", &inject],
     );
     let reply = ledger.upload_once(&server, len);
     let calls = trace.stop();
@@ -73,10 +74,10 @@ fn an_upload_whose_sync_fails_is_refused_without_a_trace() {
 }
 
 #[test]
-fn an_upload_that_cannot_be_renamed_is_refused_without_a_trace() {
-    for len in [SMALL, LARGE] {
-        one_upload_fails("renameat2", "EIO", len, "");
-        one_upload_fails("renameat2", "ENOSPC", len, "storage is full");
+fn an_upload_that_cannot_be_named_is_refused_without_a_trace() {
+    for (call, len) in [("linkat", SMALL), ("renameat2", LARGE)] {
+        one_upload_fails(call, "EIO", len, "");
+        one_upload_fails(call, "ENOSPC", len, "storage is full");
     }
 }
 
@@ -97,6 +98,7 @@ fn an_upload_that_cannot_be_written_is_refused_without_a_trace() {
         let ledger = Ledger::default();
         let server = home.start_with(&quiet());
         ledger.upload_once(&server, SMALL).file_id();
+        kit::settled(&server);
         let (mut connection, rest) = half_sent(&server);
         let tmp = eventually("a first piece is on disk", || {
             server.stored("tmp").into_iter().find(|(_, len)| *len > 0)
@@ -140,7 +142,7 @@ fn the_log_fails(call: &str, error: &str, stops: bool) {
     let ready = Request::new(&server.address, "GET", "/readyz").send();
     if stops {
         kit::down(&later);
-        assert_eq!(syncs_of(&calls, "catalog.db-wal"), usize::from(call == "fsync"), "{what}");
+        assert_eq!(syncs_of(&calls, "catalog.db-wal"), usize::from(call == "fdatasync"), "{what}");
         assert_eq!((ready.status, ready.code()), (503, 1013), "{what}");
         kit::down(&ledger.upload_once(&server, LARGE));
         assert!(server.log().contains("restart the server"), "{what}: {}", server.log());
@@ -174,8 +176,8 @@ fn the_log_fails(call: &str, error: &str, stops: bool) {
 
 #[test]
 fn a_log_that_cannot_be_synced_stops_the_catalog_until_a_restart() {
-    the_log_fails("fsync", "EIO", true);
-    the_log_fails("fsync", "ENOSPC", true);
+    the_log_fails("fdatasync", "EIO", true);
+    the_log_fails("fdatasync", "ENOSPC", true);
 }
 
 #[test]

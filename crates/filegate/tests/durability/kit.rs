@@ -337,6 +337,11 @@ fn charge_everything(data: &Path) {
         .unwrap();
 }
 
+/// Waits until no file has a second name any more.
+pub(crate) fn settled(server: &TestServer) {
+    eventually("tmp/ is empty", || server.stored("tmp").is_empty().then_some(()));
+}
+
 /// `fsck` finds nothing, books included, and each file that was ever stored was paid once.
 #[track_caller]
 pub(crate) fn fsck_clean(home: &Home) {

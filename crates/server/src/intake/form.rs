@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes as Piece;
 use filegate_form::{Boundary, Event, FileName, FormError, Limits, PartHeaders, Reader};
 use filegate_types::purpose::{PurposeName, PurposePolicy};
 use filegate_types::units::{Bytes, Span};
@@ -9,7 +10,7 @@ use filegate_types::{AccountSettings, ApiError, Principal};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
-use super::spool::Spool;
+use super::spool::{SMALL_BYTES, Spool};
 use super::{Received, UploadGuard, quota};
 use crate::app::App;
 use crate::config::Config;
@@ -31,6 +32,8 @@ pub(super) struct ReceivedForm {
     pub(super) purpose: Option<(PurposeName, PurposePolicy)>,
     pub(super) file: Option<ReceivedFile>,
     pub(super) expires_after: Option<Span>,
+    /// Bytes of the body, if it says so.
+    length: Option<u64>,
 }
 
 /// The file of a form.
@@ -89,7 +92,7 @@ pub(super) async fn receive(
     quota::check(app, principal, None, Bytes(least)).await?;
     guard.bytes_max = Bytes(length.unwrap_or(largest).min(largest));
 
-    let mut form = ReceivedForm::default();
+    let mut form = ReceivedForm { length, ..ReceivedForm::default() };
     let mut part = Part::None;
     while let Some(chunk) = incoming.next().await? {
         let mut feed = reader.feed(&chunk);
@@ -99,7 +102,10 @@ pub(super) async fn receive(
                     part = start(&app.config, &mut form, headers)?;
                 }
                 Event::Data(_) | Event::Held(_) => {
-                    let bytes = event.bytes(&chunk).unwrap_or(&[]);
+                    let bytes = match &event {
+                        Event::Data(range) => chunk.slice(range.clone()),
+                        _ => event.bytes(&chunk).map(Piece::copy_from_slice).unwrap_or_default(),
+                    };
                     take(app, &mut form, &mut part, bytes, guard).await?;
                 }
                 Event::PartEnd => match std::mem::replace(&mut part, Part::None) {
@@ -181,7 +187,7 @@ fn start_file(
     let extension = name.extension().unwrap_or("").to_ascii_lowercase();
     let max = size_limit(config, form, &extension)?;
     let filename = name.into_string();
-    let spool = Spool::default();
+    let spool = Spool::expecting(form.length);
     form.file = Some(ReceivedFile { filename, extension, spool, discarded: 0 });
     Ok(max.map_or(Part::DiscardedFile, |max| Part::File { max }))
 }
@@ -224,7 +230,7 @@ async fn take(
     app: &Arc<App>,
     form: &mut ReceivedForm,
     part: &mut Part,
-    bytes: &[u8],
+    bytes: Piece,
     guard: &mut UploadGuard,
 ) -> Result<(), ApiError> {
     match part {
@@ -232,20 +238,23 @@ async fn take(
             if value.len() + bytes.len() > PURPOSE_BYTES_MAX {
                 return Err(ApiError::invalid_purpose());
             }
-            value.extend_from_slice(bytes);
+            value.extend_from_slice(&bytes);
             Ok(())
         }
         Part::ExpiresAfter(value) => {
             if value.len() + bytes.len() > SPAN_BYTES_MAX {
                 return Err(ApiError::invalid("expires_after is too long"));
             }
-            value.extend_from_slice(bytes);
+            value.extend_from_slice(&bytes);
             Ok(())
         }
         Part::File { max } => {
             let Some(file) = &mut form.file else { return Ok(()) };
             check_size(file.spool.bytes() + bytes.len() as u64, *max)?;
-            file.spool.push(app, guard, bytes).await
+            // A body that says so is received as large from its first byte on.
+            let large =
+                form.length.is_some_and(|length| length > SMALL_BYTES as u64 + OVERHEAD_BYTES_MAX);
+            file.spool.push(app, guard, bytes, large).await
         }
         Part::DiscardedFile => {
             let Some(file) = &mut form.file else { return Ok(()) };

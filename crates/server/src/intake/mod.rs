@@ -18,7 +18,8 @@
 //! ```
 //!
 //! A small file takes steps 3, 4 and 6 together, after 5: what is refused never touches the store. On S3 it
-//! has no step 4.
+//! has no step 4. On the disk most have no step 3 either: a second name of the file stands for the row
+//! (`straight.rs`).
 //!
 //! A landing on S3 that failed may still arrive: what gives up on it purges the blob, has it purged again when
 //! the lease would have ended, and only then removes the row.
@@ -33,6 +34,7 @@ mod land;
 mod quota;
 mod repeat;
 mod spool;
+mod straight;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -62,7 +64,8 @@ use inspect::Inspected;
 
 pub use inspect::inspect_file;
 pub(crate) use land::land;
-pub(crate) use spool::{Source, Spool};
+pub(crate) use spool::{Pieces, Source, Spool};
+pub(crate) use straight::{Settling, settle, settle_now};
 
 /// What an upload came to.
 #[derive(Debug)]
@@ -140,15 +143,14 @@ async fn receive_and_finish(
     // From here on the service owns the work, whether or not the client stays.
     let app = Arc::clone(app);
     let tasks = app.tasks.clone();
-    let span = tracing::Span::current();
     let work = finish(app, principal.clone(), received, guard, validate_only, repeatable);
     let work = async {
         let finished = work.await;
         place.leave().await;
         finished
     };
-    let finished = tasks.spawn(tracing::Instrument::instrument(work, span));
-    finished.await.unwrap_or_else(|_panic| Err(ErrorCode::Unknown.into()))
+    let finished = tasks.to_its_end(work).await;
+    finished.unwrap_or_else(|_panic| Err(ErrorCode::Unknown.into()))
 }
 
 /// Steps 1 to 4, once there is a place.
@@ -190,6 +192,9 @@ async fn finish(
             Repeated::Never(received, first) => (*received, Some(first)),
         },
     };
+    if !validate_only && let Some(local) = straight::way(&app, &principal, &received).await? {
+        return straight::finish(&app, &principal, local, received, guard, first_answer).await;
+    }
     let Received { purpose, policy, filename, extension, spool, expires_after } = received;
     let inspecting = Instant::now();
     let turn = app.gate.turn(principal.account_id).await?;
@@ -207,16 +212,15 @@ async fn finish(
         guard.bytes_max = bytes;
     }
 
-    let Inspected { media_type, media, keep } = inspected;
     let moderating = Instant::now();
-    let what =
-        What { purpose: &purpose, filename: &filename, media_type, media: &media, validate_only };
+    let Inspected { media_type, media, .. } = &inspected;
+    let what = What { purpose: &purpose, filename: &filename, media_type, media, validate_only };
     let (spool, verdict) = moderation::check(&app, &principal, &mut guard, spool, what).await?;
     stage("moderate", moderating);
     if validate_only {
         let sum = spool.into_sum();
         guard.abort().await;
-        let checked = Checked { purpose, filename, sum, media };
+        let checked = Checked { purpose, filename, sum, media: inspected.media };
         return Ok(Uploaded::Validated(Box::new(checked)));
     }
 
@@ -245,32 +249,58 @@ async fn finish(
     };
 
     let committing = Instant::now();
-    let now = app.clock.now();
-    let expires_at = expiry(keep, expires_after, &principal.settings, now);
-    let media_type = media_type.to_owned();
-    let key_id = principal.key_id;
     let named = purpose.clone();
-    let draft = |blob_key| NewFile {
+    let draft = Draft {
         purpose,
         filename,
-        blob_key,
         sum,
-        media_type,
-        media,
-        expires_at,
-        key_id,
+        inspected,
+        expires_after,
         state: verdict.state,
         verdict: verdict.json,
-        limits: principal.account_limits.clone(),
         first_answer,
         upstream: upstream.clone(),
-        id_bits: id_bits(),
     };
-    let committed = guard.commit(draft, now).await;
+    let committed = guard.commit(&principal, draft).await;
     after_commit(&app, committed.as_ref().ok(), upstream, &named).await;
     let record = committed?;
     stage("commit", committing);
     Ok(Uploaded::Stored(Box::new(record)))
+}
+
+/// A file that is about to be one.
+struct Draft {
+    purpose: PurposeName,
+    filename: String,
+    sum: BlobSum,
+    inspected: Inspected,
+    expires_after: Option<Span>,
+    state: FileState,
+    verdict: Option<serde_json::Value>,
+    first_answer: Option<FirstAnswer>,
+    upstream: OnChannel,
+}
+
+impl Draft {
+    fn into_file(self, principal: &Principal, blob_key: BlobKey, now: UnixMillis) -> NewFile {
+        let Inspected { media_type, media, keep } = self.inspected;
+        NewFile {
+            purpose: self.purpose,
+            filename: self.filename,
+            blob_key,
+            sum: self.sum,
+            media_type: media_type.to_owned(),
+            media,
+            expires_at: expiry(keep, self.expires_after, &principal.settings, now),
+            key_id: principal.key_id,
+            state: self.state,
+            verdict: self.verdict,
+            limits: principal.account_limits.clone(),
+            first_answer: self.first_answer,
+            upstream: self.upstream,
+            id_bits: id_bits(),
+        }
+    }
 }
 
 /// Sees to what is upstream of a file that was committed, or was not.
@@ -361,12 +391,15 @@ enum Landing {
     Done,
 }
 
-/// The upload's row and blob key. Dropped before [`commit`](Self::commit) it removes what there is.
+/// The upload's row and blob key. Dropped before [`commit`](Self::commit) it removes what there is. One with a key and
+/// without a row has landed the straight way.
 pub(crate) struct UploadGuard {
     app: Arc<App>,
     account: AccountId,
     api_key: KeyId,
     key: Option<BlobKey>,
+    /// Whether there is a row, or may be.
+    has_row: bool,
     lease_until: UnixMillis,
     landing: Landing,
     /// Whether nothing is held for it.
@@ -384,6 +417,7 @@ impl UploadGuard {
             account: principal.account_id,
             api_key: principal.key_id,
             key: None,
+            has_row: false,
             lease_until: UnixMillis(0),
             landing: Landing::Never,
             free: false,
@@ -403,6 +437,7 @@ impl UploadGuard {
         let key = BlobKey::mint(now, random());
         // Noted first: if this future is dropped, the row may be there all the same.
         self.key = Some(key.clone());
+        self.has_row = true;
         self.lease_until = now.plus(self.app.config.jobs.upload_lease.0);
         let upload = NewUpload {
             account: self.account,
@@ -441,31 +476,29 @@ impl UploadGuard {
     }
 
     /// Step 7.
-    async fn commit(
-        mut self,
-        draft: impl FnOnce(BlobKey) -> NewFile,
-        now: UnixMillis,
-    ) -> Result<FileRecord, ApiError> {
+    async fn commit(mut self, principal: &Principal, draft: Draft) -> Result<FileRecord, ApiError> {
         let key = self.key.clone().ok_or(ErrorCode::Unknown)?;
-        match self.app.catalog.commit_upload(self.account, draft(key), now).await {
-            Ok(CommitOutcome::Committed(record)) => {
+        let (catalog, now) = (&self.app.catalog, self.app.clock.now());
+        let file = draft.into_file(principal, key, now);
+        let committed = if self.has_row {
+            catalog.commit_upload(self.account, file, now).await.map(Ok)
+        } else {
+            catalog.commit_whole(self.account, file, now).await
+        };
+        match committed {
+            Ok(Ok(CommitOutcome::Committed(record))) => {
                 self.key = None;
                 Ok(*record)
             }
             // Nothing was changed: dropped, the guard removes blob and row.
-            Ok(CommitOutcome::OverQuota(quota)) => Err(quota::refused(&quota)),
-            Ok(CommitOutcome::Repeated) => {
+            Ok(Ok(CommitOutcome::OverQuota(quota))) => Err(quota::refused(&quota)),
+            Ok(Ok(CommitOutcome::Repeated)) => {
                 let why = "a request with this Idempotency-Key was made at the same time";
                 Err(ApiError::detailed(ErrorCode::RateLimit, why).retry_after(1))
             }
+            Ok(Err(short)) => Err(pay::refused(short)),
             Err(error) => {
-                if matches!(
-                    error,
-                    StoreError::Poisoned
-                        | StoreError::Closed
-                        | StoreError::Catalog { .. }
-                        | StoreError::Uncertain { .. }
-                ) {
+                if self.is_doubtful(&error) {
                     // Whether the row is on disk is not known: the blob must stay for it. The
                     // reaper finds out when the lease has ended, or the next start, and purges it
                     // if the upload is still one.
@@ -473,6 +506,16 @@ impl UploadGuard {
                 }
                 Err(store_failed(&error))
             }
+        }
+    }
+
+    /// Whether there may be a file after all.
+    fn is_doubtful(&self, error: &StoreError) -> bool {
+        match error {
+            StoreError::Poisoned | StoreError::Closed | StoreError::Uncertain { .. } => true,
+            // Without a row no reaper would look. SQLite knows of each other error that nothing came of it.
+            StoreError::Catalog { .. } => self.has_row || self.app.catalog.is_poisoned(),
+            _ => false,
         }
     }
 
@@ -492,6 +535,16 @@ impl Drop for UploadGuard {
         let Some(key) = self.key.take() else { return };
         let app = Arc::clone(&self.app);
         let landing = self.landing;
+        if !self.has_row {
+            let Some(local) = app.blobs.as_local().cloned() else { return };
+            app.tasks.blocking(move || {
+                if let Err(error) = local.disown(&key) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "upload.left: removed at the next start");
+                }
+            });
+            return;
+        }
         self.app.tasks.spawn(async move {
             // Where a step fails the row stays, so the reaper tries again when the lease has ended.
             if landing != Landing::Never && app.blobs.purge(&key).await.is_err() {

@@ -1,12 +1,14 @@
 //! Where a file's bytes are while it is received: in memory while small, then in `tmp/`.
 //!
-//! A large file goes to disk in pieces, each with one hop to a thread that may block, and is summed
-//! there. While one piece is written the next is received: two pieces of memory for each upload,
-//! whatever its size.
+//! A large file goes to disk in pieces, each with one hop to a thread that may block, as the buffers in which it came
+//! from the socket: nothing is copied. While one piece is written and summed the next is received. How large pieces are
+//! depends on how many large uploads there are ([`Pieces`]), so that all of them together have a bound.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use filegate_store::blobs::Summer;
 use filegate_store::{BlobSum, Blobs, StoreError, TempBlob};
 use filegate_types::{ApiError, BlobKey, ErrorCode};
@@ -17,15 +19,61 @@ use super::UploadGuard;
 use crate::app::App;
 use crate::http::reply::store_failed;
 
-/// Bytes of a piece; a file up to this size stays in memory until it lands.
-const PIECE_BYTES: usize = 256 << 10;
+/// A file up to this size stays in memory until it lands.
+pub(super) const SMALL_BYTES: usize = 256 << 10;
+/// What all large uploads have in memory together, as long as there are not more of them than [`PIECE_BYTES_MIN`] allows.
+const PIECES_BYTES: usize = 32 << 20;
+/// The smallest piece: about what a connection reads at once.
+const PIECE_BYTES_MIN: usize = 48 << 10;
+/// The largest piece. Larger ones do not stay in the processor's cache on their way.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+
+/// What is kept as it came: half of what a connection reads at once, so that at most as much again is kept with it.
+const KEPT_BYTES_MIN: usize = 32 << 10;
+
+/// How much memory is given to large uploads.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pieces(Arc<AtomicUsize>);
+
+/// One large upload, for as long as it is received.
+#[derive(Debug)]
+struct Share(Arc<AtomicUsize>);
+
+impl Pieces {
+    fn enter(&self) -> Share {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Share(Arc::clone(&self.0))
+    }
+}
+
+impl Share {
+    /// Bytes of the next piece, of which an upload has two: one comes while the other goes.
+    fn piece_bytes(&self) -> usize {
+        let uploads = self.0.load(Ordering::Relaxed).max(1);
+        (PIECES_BYTES / 2 / uploads).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A file being received, then received.
 #[derive(Default)]
 pub(crate) struct Spool {
-    /// Bytes received and not yet handed to a writer.
-    piece: Vec<u8>,
+    /// A small file, or the beginning of one that turns out to be large.
+    small: Vec<u8>,
+    /// What of a large file was received and not yet handed to a writer.
+    piece: Vec<Bytes>,
+    /// The end of the piece, put together of small parts.
+    parts: Vec<u8>,
+    /// Bytes of both.
+    piece_bytes: usize,
     bytes: u64,
+    /// While a large file is received.
+    share: Option<Share>,
     disk: Disk,
 }
 
@@ -35,7 +83,7 @@ enum Disk {
     #[default]
     Unused,
     /// A piece is being written.
-    Writing(JoinHandle<(Result<TempBlob, StoreError>, Vec<u8>)>),
+    Writing(Writing),
     /// All pieces so far are written.
     Settled(Box<TempBlob>),
     /// All of it is in the store.
@@ -44,81 +92,152 @@ enum Disk {
     Failed,
 }
 
+/// A piece on its way, and summed beside it.
+struct Writing {
+    writer: JoinHandle<Result<TempBlob, StoreError>>,
+    summer: JoinHandle<Summer>,
+}
+
 impl Spool {
+    /// For a file of a body of `length` bytes, if that is known. It may be anything, and is not believed: it says only
+    /// what is to be made ready.
+    pub(super) fn expecting(length: Option<u64>) -> Self {
+        let length = usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX);
+        let small = if length > SMALL_BYTES { Vec::new() } else { Vec::with_capacity(length) };
+        Self { small, ..Self::default() }
+    }
+
     /// Bytes received.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes more of the file.
+    /// Takes more of the file; `large` if it is known to be.
     pub(super) async fn push(
         &mut self,
         app: &Arc<App>,
         guard: &mut UploadGuard,
-        mut bytes: &[u8],
+        bytes: Bytes,
+        large: bool,
     ) -> Result<(), ApiError> {
         self.bytes += bytes.len() as u64;
-        while !bytes.is_empty() {
-            if self.piece.len() == PIECE_BYTES {
-                self.spill(app, guard).await?;
+        if self.share.is_none() {
+            if !large && self.small.len() + bytes.len() <= SMALL_BYTES {
+                self.small.extend_from_slice(&bytes);
+                return Ok(());
             }
-            let (now, later) = bytes.split_at(bytes.len().min(PIECE_BYTES - self.piece.len()));
-            self.piece.extend_from_slice(now);
-            bytes = later;
+            self.share = Some(app.pieces.enter());
+            let small = Bytes::from(std::mem::take(&mut self.small));
+            self.take(small);
+        }
+        self.take(bytes);
+        let enough = self.share.as_ref().map_or(PIECE_BYTES_MAX, Share::piece_bytes);
+        // The first goes soon: a large upload is not to be all in memory.
+        let enough =
+            if matches!(self.disk, Disk::Unused) { enough.min(SMALL_BYTES) } else { enough };
+        if self.piece_bytes >= enough {
+            self.spill(app, guard).await?;
         }
         Ok(())
     }
 
-    /// Hands the full piece to a writer.
+    /// Adds to the piece. What came in small parts is put together: each would else keep a whole buffer of the
+    /// connection's.
+    fn take(&mut self, bytes: Bytes) {
+        self.piece_bytes += bytes.len();
+        if bytes.len() >= KEPT_BYTES_MIN {
+            self.put_together();
+            self.piece.push(bytes);
+            return;
+        }
+        self.parts.extend_from_slice(&bytes);
+        if self.parts.len() >= KEPT_BYTES_MIN {
+            self.put_together();
+        }
+    }
+
+    fn put_together(&mut self) {
+        if !self.parts.is_empty() {
+            let next = Vec::with_capacity(self.parts.capacity());
+            self.piece.push(std::mem::replace(&mut self.parts, next).into());
+        }
+    }
+
+    /// Hands the piece to a writer and to who sums it.
     async fn spill(&mut self, app: &Arc<App>, guard: &mut UploadGuard) -> Result<(), ApiError> {
-        let (temp, spare) = self.settled().await?;
-        let full = std::mem::replace(&mut self.piece, spare);
+        let mut temp = self.settled().await?;
+        self.put_together();
+        let (piece, bytes) = (std::mem::take(&mut self.piece), self.piece_bytes);
+        self.piece_bytes = 0;
+        let start = self.bytes - bytes as u64;
         let key = guard.begin().await?;
         let blobs = app.blobs.clone();
-        self.disk = Disk::Writing(app.tasks.blocking(move || {
-            let mut full = full;
-            let written = (|| {
-                let mut temp = match temp {
-                    Some(temp) => temp,
-                    None => blobs.create(key)?,
-                };
-                temp.write(&full)?;
-                Ok(temp)
-            })();
-            full.clear();
-            (written, full)
-        }));
+        let mut summer = temp.as_mut().map(TempBlob::lend_summer).unwrap_or_default();
+        let summed = piece.clone();
+        let writer = app.tasks.blocking(move || {
+            let mut temp = match temp {
+                Some(temp) => temp,
+                None => blobs.create(key)?,
+            };
+            piece.iter().try_for_each(|part| temp.write_unsummed(part))?;
+            temp.write_back(start);
+            Ok(temp)
+        });
+        let summer = app.tasks.blocking(move || {
+            summed.iter().for_each(|part| summer.update(part));
+            summer
+        });
+        self.disk = Disk::Writing(Writing { writer, summer });
         Ok(())
     }
 
-    /// Waits for the writer; gives the file, if there is one, and an empty buffer.
-    async fn settled(&mut self) -> Result<(Option<TempBlob>, Vec<u8>), ApiError> {
+    /// Waits for the writer; gives the file, if there is one.
+    async fn settled(&mut self) -> Result<Option<TempBlob>, ApiError> {
         match std::mem::replace(&mut self.disk, Disk::Failed) {
-            Disk::Unused => Ok((None, Vec::with_capacity(PIECE_BYTES))),
-            Disk::Settled(temp) => Ok((Some(*temp), Vec::with_capacity(PIECE_BYTES))),
-            Disk::Writing(writer) => {
-                let (written, buffer) = writer.await.map_err(|_panic| ErrorCode::Unknown)?;
-                Ok((Some(written.map_err(|error| store_failed(&error))?), buffer))
+            Disk::Unused => Ok(None),
+            Disk::Settled(temp) => Ok(Some(*temp)),
+            Disk::Writing(Writing { writer, summer }) => {
+                let written = writer.await.map_err(|_panic| ErrorCode::Unknown)?;
+                let mut temp = written.map_err(|error| store_failed(&error))?;
+                temp.return_summer(summer.await.map_err(|_panic| ErrorCode::Unknown)?);
+                Ok(Some(temp))
             }
             Disk::Landed(_) | Disk::Failed => Err(ErrorCode::Internal.into()),
         }
     }
 
-    /// Waits until nothing is being written. The last piece may still be in memory.
+    /// All of it was received: waits until nothing is being written. The last piece may still be in memory.
     pub(super) async fn settle(&mut self) -> Result<(), ApiError> {
-        if matches!(self.disk, Disk::Unused) {
-            return Ok(());
-        }
-        let (temp, _spare) = self.settled().await?;
-        self.disk = temp.map_or(Disk::Unused, |temp| Disk::Settled(Box::new(temp)));
+        self.share = None;
+        self.put_together();
+        self.parts = Vec::new();
+        self.disk = match self.settled().await? {
+            Some(temp) => Disk::Settled(Box::new(temp)),
+            None => {
+                // It was to be large, and is not.
+                self.piece.drain(..).for_each(|part| self.small.extend_from_slice(&part));
+                Disk::Unused
+            }
+        };
         Ok(())
+    }
+
+    /// Whether all of it is in memory and none of it on disk. Only after [`settle`](Self::settle).
+    pub(super) fn is_in_memory(&self) -> bool {
+        matches!(self.disk, Disk::Unused)
+    }
+
+    /// What is in memory.
+    pub(super) fn in_memory(&self) -> &[u8] {
+        &self.small
     }
 
     /// Writes what is still in memory behind what is on disk. Blocks.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
         if let Disk::Settled(temp) = &mut self.disk {
-            temp.write(&self.piece)?;
-            self.piece = Vec::new();
+            for part in std::mem::take(&mut self.piece) {
+                temp.write(&part)?;
+            }
         }
         Ok(())
     }
@@ -128,7 +247,7 @@ impl Spool {
         match &mut self.disk {
             Disk::Settled(temp) => Ok(Source::File(temp.reader()?)),
             Disk::Landed(_) => Err(StoreError::Closed),
-            _ => Ok(Source::Memory(Cursor::new(&self.piece))),
+            _ => Ok(Source::Memory(Cursor::new(&self.small))),
         }
     }
 
@@ -143,7 +262,7 @@ impl Spool {
         match &self.disk {
             Disk::Settled(temp) => temp.sha256(),
             Disk::Landed(sum) => sum.sha256,
-            _ => Sha256::digest(&self.piece).into(),
+            _ => Sha256::digest(&self.small).into(),
         }
     }
 
@@ -152,8 +271,8 @@ impl Spool {
     pub(crate) fn on_disk(mut self, blobs: &Blobs, key: BlobKey) -> Result<Self, StoreError> {
         if matches!(self.disk, Disk::Unused) {
             let mut temp = blobs.create(key)?;
-            temp.write(&self.piece)?;
-            self.piece = Vec::new();
+            temp.write(&self.small)?;
+            self.small = Vec::new();
             self.disk = Disk::Settled(Box::new(temp));
         }
         Ok(self)
@@ -161,13 +280,13 @@ impl Spool {
 
     /// Makes the file durable under `key`, once. Only after [`flush`](Self::flush).
     pub(super) async fn land(self, blobs: &Blobs, key: BlobKey) -> Result<Self, StoreError> {
-        let Self { piece, bytes, disk } = self;
+        let Self { small, bytes, disk, .. } = self;
         let sum = match disk {
             Disk::Landed(sum) => *sum,
             Disk::Settled(temp) => blobs.land(*temp).await?,
-            _ => blobs.land_whole(key, piece).await?,
+            _ => blobs.land_whole(key, small).await?,
         };
-        Ok(Self { piece: Vec::new(), bytes, disk: Disk::Landed(Box::new(sum)) })
+        Ok(Self { bytes, disk: Disk::Landed(Box::new(sum)), ..Self::default() })
     }
 
     /// Whether it is in the store.
@@ -182,7 +301,7 @@ impl Spool {
             Disk::Settled(temp) => temp.into_sum(),
             _ => {
                 let mut summer = Summer::default();
-                summer.update(&self.piece);
+                summer.update(&self.small);
                 summer.finish()
             }
         }

@@ -105,6 +105,15 @@ pub(crate) struct Verdict {
     pub(crate) json: Option<serde_json::Value>,
 }
 
+/// Whether there is nothing to ask of any upload.
+pub(crate) async fn asks_nothing(app: &Arc<App>) -> Result<bool, ApiError> {
+    let Moderation { clamd: None, webhook: None, lists, .. } = &app.moderation else {
+        return Ok(false);
+    };
+    let lists = lists.current(app).await?;
+    Ok(!lists.has_files() && !lists.has_images() && lists.terms.is_none())
+}
+
 /// Asks every stage in order.
 pub(crate) async fn check(
     app: &Arc<App>,

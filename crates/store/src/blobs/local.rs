@@ -1,6 +1,6 @@
 //! Blobs in the data directory, and the files that larger bodies are received into. Everything here blocks.
 //!
-//! # Landing a blob, and what a crash leaves
+//! # Landing a blob that has an upload row, and what a crash leaves
 //!
 //! ```text
 //! 1 create   tmp/KEY                     crash: removed at the next start (the whole of tmp/ is)
@@ -11,16 +11,38 @@
 //!                                        that row too, `fsck --repair` does
 //! ```
 //!
-//! Only after step 5 may a row refer to the blob. A failed fsync is never tried again: the kernel
-//! may have dropped the pages, so the upload fails and its file is removed.
+//! Only after step 5 may a row refer to the blob.
+//!
+//! # Landing a whole blob without an upload row
+//!
+//! ```text
+//! 1 create   tmp/KEY                     crash: removed at the next start
+//! 2 write    all of it, summed
+//! 3 link     blobs/xx/KEY                crash: both names are removed at the next start
+//! 4 fsync    tmp/KEY                     crash: as above
+//! 5 fsync    tmp/                        crash: as above. The catalog does it, once for all rows of a commit
+//! 6          the row is committed        crash: the next start finds the row, sees to it that blobs/xx/KEY is there,
+//!                                        and removes tmp/KEY
+//! 7 unlink   tmp/KEY, after an fsync of blobs/xx
+//! ```
+//!
+//! So the name in `tmp/` is what an upload row is otherwise: it says that nobody may own the blob, and a start looks at
+//! no others. It is also the name that is durable before the commit, in the one directory that all uploads share, so
+//! that one sync of it serves many. The name in `blobs/` need not be: a start that misses it makes it again.
+//!
+//! A failed fsync is never tried again: the kernel may have dropped the pages, so the upload fails and its file is
+//! removed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use filegate_types::BlobKey;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{Advice, CWD, RenameFlags, fadvise, renameat_with};
 use sha2::{Digest, Sha256};
 
 use super::sum::{BLOB_BLOCK_BYTES, BlobSum, Summer, is_block};
@@ -33,6 +55,8 @@ use crate::error::StoreError;
 pub struct LocalBlobs {
     tmp: PathBuf,
     blobs: PathBuf,
+    /// Whether a file can have two names here; false until it was tried.
+    links: Arc<AtomicBool>,
 }
 
 /// A blob being received: a file in `tmp/` that is removed when this is dropped before it lands.
@@ -68,12 +92,110 @@ pub(crate) enum Transfer {
 impl LocalBlobs {
     /// The blobs of `dir`.
     pub fn of(dir: &DataDir) -> Self {
-        Self { tmp: dir.path().join("tmp"), blobs: dir.path().join("blobs") }
+        let links = Arc::default();
+        Self { tmp: dir.path().join("tmp"), blobs: dir.path().join("blobs"), links }
     }
 
-    /// Removes what a crash left half received. Only the holder of the directory's lock may.
-    pub fn clear_tmp(&self) -> Result<u64, StoreError> {
-        clear(&self.tmp)
+    /// The keys of what a crash left in `tmp/`, received half or whole; what has no key for a name is removed. Finds
+    /// out, too, whether [`land_whole`](Self::land_whole) can be used. Only the holder of the directory's lock may.
+    pub fn left_in_tmp(&self) -> Result<Vec<BlobKey>, StoreError> {
+        let operation = "clearing the temporary directory";
+        let mut left = Vec::new();
+        for entry in fs::read_dir(&self.tmp).map_err(|e| StoreError::io(operation, e))? {
+            let entry = entry.map_err(|e| StoreError::io(operation, e))?;
+            match entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+                Some(key) => left.push(key),
+                None => fs::remove_file(entry.path()).map_err(|e| StoreError::io(operation, e))?,
+            }
+        }
+        self.links.store(self.try_link(), Ordering::Relaxed);
+        Ok(left)
+    }
+
+    /// Whether a file can have a name in `tmp/` and another in `blobs/`: so on all usual file systems, unless somebody
+    /// has mounted them apart.
+    fn try_link(&self) -> bool {
+        let (one, other) = (self.tmp.join("link-test"), self.blobs.join("link-test"));
+        let _left_by_a_crash = fs::remove_file(&other);
+        let made = File::create(&one).and_then(|_file| fs::hard_link(&one, &other));
+        let _either_may_be_absent = (fs::remove_file(&one), fs::remove_file(&other));
+        if let Err(error) = &made {
+            tracing::info!(%error, "store.links.none: small uploads take the way of large ones");
+        }
+        made.is_ok()
+    }
+
+    /// Whether [`land_whole`](Self::land_whole) can be used. It cannot before [`left_in_tmp`](Self::left_in_tmp) was
+    /// asked, which a start does.
+    pub fn has_links(&self) -> bool {
+        self.links.load(Ordering::Relaxed)
+    }
+
+    /// Makes `bytes` a blob under `key` that nobody owns yet, steps 1 to 4 of the module's second table. Its name in `tmp/`,
+    /// which [`Catalog::commit_whole`](crate::Catalog::commit_whole) makes durable, stays until [`settle`](Self::settle)
+    /// or [`disown`](Self::disown), or is found by the next start.
+    pub fn land_whole(&self, key: &BlobKey, bytes: &[u8]) -> Result<BlobSum, StoreError> {
+        let mut temp = TempBlob::create(&self.tmp, key.clone())?;
+        let landed = self.land_linked(&mut temp, bytes);
+        if landed.is_err() {
+            let _best_effort = fs::remove_file(self.path_of(key));
+            // Dropped, it removes the other name.
+            return landed;
+        }
+        temp.landed = true;
+        landed
+    }
+
+    fn land_linked(&self, temp: &mut TempBlob, bytes: &[u8]) -> Result<BlobSum, StoreError> {
+        temp.write(bytes)?;
+        // Before the sync, which then writes both names together. It never replaces.
+        let target = self.path_of(&temp.key);
+        fs::hard_link(&temp.path, target).map_err(|e| StoreError::io("landing a blob", e))?;
+        temp.file.sync_data().map_err(|e| StoreError::io("syncing a blob", e))?;
+        Ok(std::mem::take(&mut temp.summer).finish())
+    }
+
+    /// Takes away the names in `tmp/` of blobs that a row owns, once their names in `blobs/` are durable. What cannot be
+    /// taken away the next start finds.
+    pub fn settle(&self, keys: &[BlobKey]) {
+        let mut shards: BTreeMap<&str, Vec<&BlobKey>> = BTreeMap::new();
+        for key in keys {
+            shards.entry(key.shard()).or_default().push(key);
+        }
+        for (shard, keys) in shards {
+            let settled = sync_dir(&self.blobs.join(shard)).and_then(|()| {
+                keys.iter().try_for_each(|key| fs::remove_file(self.tmp.join(key.as_str())))
+            });
+            if let Err(error) = settled {
+                tracing::warn!(%error, "store.tmp.left: removed at the next start");
+            }
+        }
+    }
+
+    /// At a start: a blob of `tmp/` that a row owns, after whatever happened.
+    pub fn settle_left(&self, key: &BlobKey) -> Result<(), StoreError> {
+        let operation = "settling a blob";
+        match fs::hard_link(self.tmp.join(key.as_str()), self.path_of(key)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::io(operation, error));
+            }
+            Err(_) => {}
+            Ok(()) => tracing::info!(blob = %key, "store.settled: a name was lost with the power"),
+        }
+        // The only durable name goes.
+        sync_dir(&self.shard(key)).map_err(|e| StoreError::io(operation, e))?;
+        fs::remove_file(self.tmp.join(key.as_str())).map_err(|e| StoreError::io(operation, e))
+    }
+
+    /// Removes a blob that no row owns or will own, under whatever names it has.
+    pub fn disown(&self, key: &BlobKey) -> Result<(), StoreError> {
+        self.purge(key)?;
+        match fs::remove_file(self.tmp.join(key.as_str())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("removing a blob", error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Starts a blob.
@@ -263,6 +385,27 @@ impl TempBlob {
     /// Bytes written.
     pub fn bytes(&self) -> u64 {
         self.summer.bytes()
+    }
+
+    /// Appends `piece` without summing it: somebody else does, who has [`lent_summer`](Self::lend_summer).
+    pub fn write_unsummed(&mut self, piece: &[u8]) -> Result<(), StoreError> {
+        self.file.write_all(piece).map_err(|e| StoreError::io("writing a blob", e))
+    }
+
+    /// The sums so far, to be gone on with beside the writing.
+    pub fn lend_summer(&mut self) -> Summer {
+        std::mem::take(&mut self.summer)
+    }
+
+    /// The sums of all that was written.
+    pub fn return_summer(&mut self, summer: Summer) {
+        self.summer = summer;
+    }
+
+    /// Has what was written from byte `start` on begin to go to the disk, so that the sync at the end finds little left.
+    pub fn write_back(&self, start: u64) {
+        // Linux then starts to write what is dirty, and waits for nothing.
+        let _a_hint = fadvise(&self.file, start, None, Advice::DontNeed);
     }
 
     /// Appends `piece`.

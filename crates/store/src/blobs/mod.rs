@@ -2,7 +2,7 @@
 //!
 //! | where | what [`land`](Blobs::land) waits for | module |
 //! |---|---|---|
-//! | the data directory | fsync, rename, fsync of the directory | [`local`](LocalBlobs) |
+//! | the data directory | fsync, rename or link, fsync of the directory | [`local`](LocalBlobs) |
 //! | a bucket on S3 | the store's acknowledgement | [`s3`](S3Blobs) |
 //!
 //! Whoever uses [`Blobs`] need not know which. Bodies are received in memory up to a block and then into a
@@ -86,14 +86,6 @@ impl Blobs {
         match self {
             Self::Local(_) => None,
             Self::S3(s3) => Some(s3),
-        }
-    }
-
-    /// Removes what a crash left half received. Only who has `tmp/` for himself may. Blocks.
-    pub fn clear_tmp(&self) -> Result<u64, StoreError> {
-        match self {
-            Self::Local(local) => local.clear_tmp(),
-            Self::S3(s3) => s3.clear_tmp(),
         }
     }
 

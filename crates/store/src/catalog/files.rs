@@ -1,5 +1,7 @@
 //! Committed files.
 
+use std::collections::HashSet;
+
 use filegate_types::{
     AccountId, BlobKey, Call, FileId, FileRecord, KeyId, PurposeName, UnixMillis,
 };
@@ -255,6 +257,22 @@ impl Catalog {
                          OR EXISTS (SELECT 1 FROM jobs WHERE kind = 'purge_blob' AND target = ?1)",
                 )?
                 .query_row([key.as_str()], |row| row.get(0))
+            })
+            .await
+    }
+
+    /// Those of `keys` whose blobs belong to a file.
+    pub async fn owned_blobs(&self, keys: Vec<BlobKey>) -> Result<HashSet<BlobKey>, StoreError> {
+        self.engine
+            .read("looking up blobs", move |c| {
+                let mut find = c.prepare_cached("SELECT 1 FROM files WHERE blob_key = ?1")?;
+                let mut owned = HashSet::new();
+                for key in &keys {
+                    if find.query_row([key.as_str()], |_| Ok(())).optional()?.is_some() {
+                        owned.insert(key.clone());
+                    }
+                }
+                Ok(owned)
             })
             .await
     }

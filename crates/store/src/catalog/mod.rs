@@ -79,7 +79,7 @@ pub struct Counts {
 impl Catalog {
     /// Opens the catalog of `dir`, making or migrating its schema.
     pub fn open(dir: &DataDir, reserve: Arc<Reserve>) -> Result<Self, StoreError> {
-        let engine = Sqlite::open(&dir.catalog_path(), reserve)?;
+        let engine = Sqlite::open(dir, reserve)?;
         Ok(Self { engine: Arc::new(Engine::Sqlite(Arc::new(engine))) })
     }
 
@@ -291,15 +291,33 @@ impl Catalog {
 }
 
 fn synced(operation: &'static str) -> Change {
-    Change { operation, durability: Durability::Synced, frees_space: false, lock: None }
+    Change {
+        operation,
+        durability: Durability::Synced,
+        frees_space: false,
+        lock: None,
+        names_first: false,
+    }
 }
 
 fn relaxed(operation: &'static str) -> Change {
-    Change { operation, durability: Durability::Relaxed, frees_space: false, lock: None }
+    Change {
+        operation,
+        durability: Durability::Relaxed,
+        frees_space: false,
+        lock: None,
+        names_first: false,
+    }
 }
 
 fn freeing(operation: &'static str) -> Change {
-    Change { operation, durability: Durability::Synced, frees_space: true, lock: None }
+    Change {
+        operation,
+        durability: Durability::Synced,
+        frees_space: true,
+        lock: None,
+        names_first: false,
+    }
 }
 
 /// Parameters of a list from `?from` on.

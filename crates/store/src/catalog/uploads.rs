@@ -220,6 +220,31 @@ impl Catalog {
         committed.ok_or(StoreError::LeaseLost)
     }
 
+    /// As [`commit_upload`](Self::commit_upload), of an upload that has no row: one that was received whole before
+    /// anything of it was in the store, in the data directory beside the catalog. The blob's name in `tmp/` is made durable
+    /// before. Nothing was held for it, so its price is taken here, if that is there.
+    pub async fn commit_whole(
+        &self,
+        account: AccountId,
+        file: NewFile,
+        now: UnixMillis,
+    ) -> Result<Result<CommitOutcome, Short>, StoreError> {
+        self.engine
+            .write(synced("committing an upload").of(account).names_first(), move |c| {
+                if let Some(obstacle) = obstacle(c, account, &file, now)? {
+                    return Ok(Ok(obstacle));
+                }
+                let bytes = Bytes(file.sum.bytes);
+                let price = match books::hold(c, account, Some(&file.purpose), bytes)? {
+                    Ok(price) => price,
+                    Err(short) => return Ok(Err(short)),
+                };
+                books::release(c, account, price)?;
+                store(c, account, &file, price, now).map(|record| Ok(committed(record)))
+            })
+            .await
+    }
+
     /// Whether a file of `bytes` would exceed what the account may store, as things are now. The
     /// commit asks again.
     pub async fn over_quota(
@@ -340,20 +365,51 @@ fn commit(
     file: &NewFile,
     now: UnixMillis,
 ) -> sql::Result<Option<CommitOutcome>> {
-    let bytes = Bytes(file.sum.bytes);
-    // Before anything is changed: an outcome that is no error does not roll back.
-    if let Some(first) = &file.first_answer
-        && idempotency::find(c, &first.owner, &first.key, now)?.is_some()
-    {
-        return Ok(Some(CommitOutcome::Repeated));
-    }
-    if let Some(quota) = over_quota(c, account, &file.limits, Some(&file.purpose), bytes)? {
-        return Ok(Some(CommitOutcome::OverQuota(quota)));
+    if let Some(obstacle) = obstacle(c, account, file, now)? {
+        return Ok(Some(obstacle));
     }
     let Some((owner, hold)) = take(c, file.blob_key.as_str())? else { return Ok(None) };
     if owner != account {
         return Err(sql::Error::NoRows);
     }
+    // What was held is the most that is taken: a price that rose since is for the next upload.
+    let charged = if hold.is_zero() {
+        Money::ZERO
+    } else {
+        books::upload_price(c, file.purpose.as_str(), Bytes(file.sum.bytes))?.min(hold)
+    };
+    store(c, account, file, charged, now).map(|record| Some(committed(record)))
+}
+
+fn committed(record: FileRecord) -> CommitOutcome {
+    CommitOutcome::Committed(Box::new(record))
+}
+
+/// Why a file is not to be committed. Asked before anything is changed: an outcome that is no error does not roll back.
+fn obstacle(
+    c: &Connection,
+    account: AccountId,
+    file: &NewFile,
+    now: UnixMillis,
+) -> sql::Result<Option<CommitOutcome>> {
+    if let Some(first) = &file.first_answer
+        && idempotency::find(c, &first.owner, &first.key, now)?.is_some()
+    {
+        return Ok(Some(CommitOutcome::Repeated));
+    }
+    let bytes = Bytes(file.sum.bytes);
+    let quota = over_quota(c, account, &file.limits, Some(&file.purpose), bytes)?;
+    Ok(quota.map(CommitOutcome::OverQuota))
+}
+
+/// Makes the file, and takes `charged` for it.
+fn store(
+    c: &Connection,
+    account: AccountId,
+    file: &NewFile,
+    charged: Money,
+    now: UnixMillis,
+) -> sql::Result<FileRecord> {
     let file_id = insert(c, account, file, now)?;
     match &file.upstream {
         OnChannel::Nowhere => {}
@@ -367,12 +423,6 @@ fn commit(
         }
     }
     let purpose = file.purpose.as_str();
-    // What was held is the most that is taken: a price that rose since is for the next upload.
-    let charged = if hold.is_zero() {
-        Money::ZERO
-    } else {
-        books::upload_price(c, purpose, bytes)?.min(hold)
-    };
     let reference = format!("upload:{}", file.blob_key);
     let entry = Entry {
         call: Some(Call::Upload),
@@ -401,7 +451,7 @@ fn commit(
         let reply = serde_json::to_vec(&record.to_wire()).unwrap_or_default();
         idempotency::keep(c, first, 200, &reply, now)?;
     }
-    Ok(Some(CommitOutcome::Committed(Box::new(record))))
+    Ok(record)
 }
 
 /// The file that the row says.

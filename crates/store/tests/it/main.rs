@@ -12,3 +12,4 @@ mod fsck;
 mod postgres;
 mod relay;
 mod support;
+mod sweep;

@@ -86,7 +86,8 @@ impl S3Blobs {
         &self.shared.options
     }
 
-    pub(super) fn clear_tmp(&self) -> Result<u64, StoreError> {
+    /// Removes what a crash left half received. Only who has the spool directory for himself may. Blocks.
+    pub fn clear_tmp(&self) -> Result<u64, StoreError> {
         local::clear(&self.shared.tmp)
     }
 

@@ -59,12 +59,20 @@ pub(super) struct Change {
     pub(super) frees_space: bool,
     /// What no other transaction may change at the same time.
     pub(super) lock: Option<Lock>,
+    /// Whether the names in the data directory's `tmp/` are to be durable before it is committed, of blobs that it makes
+    /// somebody's.
+    pub(super) names_first: bool,
 }
 
 impl Change {
     /// The same, of one account.
     pub(super) fn of(self, account: AccountId) -> Self {
         Self { lock: Some(Lock::Account(account)), ..self }
+    }
+
+    /// The same, once names in `tmp/` are durable.
+    pub(super) fn names_first(self) -> Self {
+        Self { names_first: true, ..self }
     }
 
     /// The same, by operators.

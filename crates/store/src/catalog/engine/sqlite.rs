@@ -19,6 +19,8 @@
 //! of this process or of one beside it. The connection that asks here does nothing else, so to it all are others. The
 //! answer stands in memory that all processes share, so it is asked for in place, without a thread that may block.
 
+use std::fs::File;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +34,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{Change, Durability};
 use crate::catalog::sql::{self, Connection};
-use crate::datadir::Reserve;
+use crate::datadir::{DataDir, Reserve};
 use crate::error::StoreError;
 
 /// Changes that wait for the writer, at most; more make their callers wait.
@@ -43,6 +45,9 @@ const BATCH_MAX: usize = 256;
 const READERS: usize = 4;
 /// How long another process (the CLI beside a server) may hold the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Compiled statements that each connection keeps.
+const STATEMENTS: usize = 128;
 
 /// The schema, step by step; the count of steps applied is SQLite's `user_version`.
 const MIGRATIONS: [&str; 3] = [
@@ -97,23 +102,29 @@ pub(in crate::catalog) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(in crate::catalog) fn open(path: &Path, reserve: Arc<Reserve>) -> Result<Self, StoreError> {
-        let mut writer = connect(path)?;
+    pub(in crate::catalog) fn open(
+        dir: &DataDir,
+        reserve: Arc<Reserve>,
+    ) -> Result<Self, StoreError> {
+        let path = dir.catalog_path();
+        let mut writer = connect(&path)?;
         migrate(&mut writer)?;
         let mut readers = Vec::with_capacity(READERS);
         for _ in 0..READERS {
-            let reader = connect(path)?;
+            let reader = connect(&path)?;
             reader
                 .pragma_update(None, "query_only", true)
                 .map_err(|e| StoreError::catalog("opening the catalog", e))?;
             readers.push(Connection::Sqlite(reader));
         }
-        let watcher = connect(path)?;
+        let watcher = connect(&path)?;
         watcher
             .pragma_update(None, "query_only", true)
             // Who cannot be told at once reads.
             .and_then(|()| watcher.busy_timeout(Duration::ZERO))
             .map_err(|e| StoreError::catalog("opening the catalog", e))?;
+        let names = File::open(dir.path().join("tmp"))
+            .map_err(|e| StoreError::io("opening the temporary directory", e))?;
         let (queue, changes) = mpsc::channel(QUEUE_MAX);
         let poisoned = Arc::new(AtomicBool::new(false));
         let thread_poisoned = Arc::clone(&poisoned);
@@ -123,13 +134,15 @@ impl Sqlite {
                 Writer {
                     connection: Connection::Sqlite(writer),
                     reserve,
+                    names,
                     poisoned: thread_poisoned,
+                    syncs: None,
                 }
                 .serve(changes);
             })
             .map_err(|e| StoreError::io("starting the catalog writer", e))?;
         Ok(Self {
-            path: path.to_owned(),
+            path,
             queue,
             readers: Mutex::new(readers),
             reading: Semaphore::new(READERS),
@@ -202,7 +215,7 @@ fn connect(path: &Path) -> Result<rusqlite::Connection, StoreError> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = rusqlite::Connection::open_with_flags(path, flags).map_err(opening)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(opening)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     for (name, value) in [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", "on")]
     {
         connection.pragma_update(None, name, value).map_err(opening)?;
@@ -244,7 +257,11 @@ fn migrate(connection: &mut rusqlite::Connection) -> Result<(), StoreError> {
 struct Writer {
     connection: Connection,
     reserve: Arc<Reserve>,
+    /// The directory `tmp/`.
+    names: File,
     poisoned: Arc<AtomicBool>,
+    /// Whether commits are synced as it was last set.
+    syncs: Option<bool>,
 }
 
 impl Writer {
@@ -305,12 +322,16 @@ impl Writer {
             }
             return Ok(());
         }
+        batch = self.names_first(batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
         let mut outcomes = Vec::with_capacity(batch.len());
         let result = self.begin(&batch).and_then(|()| {
             for work in &mut batch {
                 outcomes.push(self.run_one(work.as_mut())?);
             }
-            self.raw().execute_batch("COMMIT")
+            self.run_cached("COMMIT")
         });
         let Err(error) = result else {
             for (work, outcome) in batch.into_iter().zip(outcomes) {
@@ -343,24 +364,52 @@ impl Writer {
         Ok(())
     }
 
-    fn begin(&self, batch: &[Box<dyn Work>]) -> rusqlite::Result<()> {
+    /// Makes names in `tmp/` durable, once for all changes that want that; gives back what can be committed then.
+    ///
+    /// It is done here since what waits for a commit has its names made already: so one sync serves all of them, and
+    /// nobody has to be woken in between. Changes whose names are not durable fail: a failed sync is final.
+    fn names_first(&self, batch: Vec<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
+        if !batch.iter().any(|work| work.change().names_first) {
+            return batch;
+        }
+        let Err(error) = self.names.sync_all() else { return batch };
+        let (unnamed, rest): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|work| work.change().names_first);
+        for work in unnamed {
+            let cause = error
+                .raw_os_error()
+                .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+            work.done(Err(StoreError::io("syncing a blob directory", cause)));
+        }
+        rest
+    }
+
+    fn begin(&mut self, batch: &[Box<dyn Work>]) -> rusqlite::Result<()> {
         let synced = batch.iter().any(|work| work.change().durability == Durability::Synced);
-        // In WAL mode FULL syncs the log at each commit, NORMAL only at checkpoints.
-        let mode = if synced { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" };
-        self.raw().execute_batch(mode)?;
-        self.raw().execute_batch("BEGIN IMMEDIATE")
+        if self.syncs != Some(synced) {
+            // In WAL mode FULL syncs the log at each commit, NORMAL only at checkpoints.
+            let mode = if synced { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" };
+            self.raw().execute_batch(mode)?;
+            self.syncs = Some(synced);
+        }
+        self.run_cached("BEGIN IMMEDIATE")
+    }
+
+    /// Runs a statement that is compiled once.
+    fn run_cached(&self, sql: &str) -> rusqlite::Result<()> {
+        self.raw().prepare_cached(sql)?.execute(()).map(drop)
     }
 
     /// The outcome of one change; an outer error ends the whole batch.
     fn run_one(&self, work: &mut dyn Work) -> rusqlite::Result<Result<(), StoreError>> {
-        self.raw().execute_batch("SAVEPOINT one")?;
+        self.run_cached("SAVEPOINT one")?;
         let ran = catch_unwind(AssertUnwindSafe(|| work.run(&self.connection)));
         let outcome = ran.unwrap_or_else(|_panic| {
             tracing::error!(operation = work.change().operation, "catalog.panic");
             Err(StoreError::Closed)
         });
         match outcome {
-            Ok(()) => self.raw().execute_batch("RELEASE one")?,
+            Ok(()) => self.run_cached("RELEASE one")?,
             // SQLite may already have given up the transaction (full disk, I/O): then all is lost.
             Err(StoreError::Full { .. }) => {
                 return Err(rusqlite::Error::SqliteFailure(
