@@ -141,8 +141,6 @@ impl Side {
 
     fn grown(self) -> Result<Grown, Failed> {
         self.server.process.stop()?;
-        // What was uploaded; the rows of it go when the catalog is used again.
-        fs::remove_dir_all(self.place.data.join("blobs"))?;
         Ok(Grown {
             files: self.rows,
             catalog: fs::metadata(self.place.catalog())?.len(),
