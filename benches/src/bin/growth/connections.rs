@@ -3,14 +3,15 @@
 use std::thread;
 use std::time::Duration;
 
-use filegate_load::{Connection, Plan, Work};
+use filegate_benches::Failed;
+use filegate_load::{Connection, Plan, Work, run};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::server::{Place, Server};
 use crate::work::{Retrieve, Upload, all_of};
-use crate::{Arguments, Failed, Line, files, tell};
+use crate::{Arguments, Line, Results, files, tell};
 
 /// As an operator who expects so many would set it: places for all, and time to be quiet.
 const SETTINGS: [(&str, &str); 2] =
@@ -45,6 +46,7 @@ pub(crate) struct Active {
     /// `retrieve`, or `upload` of 100 KB.
     pub(crate) call: String,
     pub(crate) per_second: f64,
+    pub(crate) failed: u64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) call_cpu_ms: f64,
@@ -59,30 +61,29 @@ pub(crate) fn measured(
     arguments: &Arguments,
     rows: i64,
     place: &Place,
-) -> Result<Vec<Line>, Failed> {
+    results: &mut Results,
+) -> Result<(), Failed> {
     files::filled(rows, place)?;
     let key = place.key()?;
-    let mut lines = idle(&arguments.idle, rows, &place.start(&key, &SETTINGS)?)?;
+    idle(&arguments.idle, rows, &place.start(&key, &SETTINGS)?, results)?;
     for connections in &arguments.active {
         for call in ["retrieve", "upload"] {
             tell(&format!("{connections} connections, {call}"));
             let server = place.start(&key, &SETTINGS)?;
             let plan = Plan::new(server.target.address.to_string(), *connections, arguments.time);
-            let active = match call {
+            results.add(Line::Active(match call {
                 "upload" => active(&server, &plan, call, &Upload::new(&server.target))?,
                 _ => active(&server, &plan, call, &Retrieve { target: &server.target, rows })?,
-            };
-            lines.push(Line::Active(active));
+            }))?;
         }
     }
-    Ok(lines)
+    Ok(())
 }
 
 /// One server, to which connections are added.
-fn idle(counts: &[usize], rows: i64, server: &Server) -> Result<Vec<Line>, Failed> {
+fn idle(counts: &[usize], rows: i64, server: &Server, results: &mut Results) -> Result<(), Failed> {
     let runtime = Runtime::new()?;
     let mut open = Vec::new();
-    let mut lines = Vec::new();
     let beside = Retrieve { target: &server.target, rows };
     let plan = Plan::calls(server.target.address.to_string(), 1, BESIDE);
     // What a server takes for itself when it first works is not the connections'.
@@ -98,18 +99,17 @@ fn idle(counts: &[usize], rows: i64, server: &Server) -> Result<Vec<Line>, Faile
         let before = server.used()?;
         let called = all_of(&plan, &beside)?;
         let used = server.used()?.since(before);
-        lines.push(Line::Idle(Idle {
+        results.add(Line::Idle(Idle {
             connections: count,
             resident,
             cpu_ms: quiet.cpu.as_secs_f64() * 1e3 / QUIET.as_secs_f64(),
             p50_ms: called.percentile_ms(50.0),
             p99_ms: called.percentile_ms(99.0),
             call_cpu_ms: used.cpu.as_secs_f64() * 1e3 / BESIDE as f64,
-        }));
+        }))?;
     }
     // Had the server closed them, others would have been measured.
-    runtime.block_on(all_live(open, &beside))?;
-    Ok(lines)
+    runtime.block_on(all_live(open, &beside))
 }
 
 /// Makes connections until there are `count`, with one call on each.
@@ -145,15 +145,19 @@ async fn all_live(open: Vec<Connection>, work: &Retrieve<'_>) -> Result<(), Fail
 
 fn active<W: Work>(server: &Server, plan: &Plan, call: &str, work: &W) -> Result<Active, Failed> {
     let before = server.used()?;
-    let outcome = all_of(plan, work)?;
+    let outcome = run(plan, work)?;
     let used = server.used()?.since(before);
     if let Some(doubt) = outcome.doubt() {
         tell(&doubt);
+    }
+    if let Some(error) = &outcome.first_error {
+        tell(&format!("{} calls failed, the first: {error}", outcome.failed));
     }
     Ok(Active {
         connections: plan.connections,
         call: call.to_owned(),
         per_second: outcome.per_second(),
+        failed: outcome.failed,
         p50_ms: outcome.percentile_ms(50.0),
         p99_ms: outcome.percentile_ms(99.0),
         call_cpu_ms: used.cpu.as_secs_f64() * 1e3 / outcome.done as f64,

@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use filegate_benches::Failed;
 use filegate_benches::chart::{self, Kind, Lines, Scale};
 
+use crate::Line;
 use crate::connections::{Active, Idle};
 use crate::files::{Cost, Grown};
-use crate::{Failed, Line};
 
 const MB: f64 = 1e6;
 
@@ -100,16 +101,17 @@ fn idle_table(all: &[&Idle]) -> Option<String> {
 
 fn active_table(all: &[&Active]) -> Option<String> {
     all.first()?;
-    let mut text = "| active connections | call | a second | p50, p99 | processor time | most memory | cores of the load |\n\
-                    |---|---|---|---|---|---|---|\n"
+    let mut text = "| active connections | call | a second | failed | p50, p99 | processor time | most memory | cores of the load |\n\
+                    |---|---|---|---|---|---|---|---|\n"
         .to_owned();
     for active in all {
         let _into_memory = writeln!(
             text,
-            "| {} | {} | {} | {:.1}, {:.1} ms | {:.3} ms | {:.0} MB | {:.2} |",
+            "| {} | {} | {} | {} | {:.1}, {:.1} ms | {:.3} ms | {:.0} MB | {:.2} |",
             thousands(f64::from(active.connections)),
             active.call,
             thousands(active.per_second),
+            active.failed,
             active.p50_ms,
             active.p99_ms,
             active.call_cpu_ms,

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::server::{Place, Server, Used};
 use crate::work::{Retrieve, Upload, all_of};
-use crate::{Failed, tell};
+use filegate_benches::Failed;
+
+use crate::tell;
 
 /// Connections of the calls.
 const CONNECTIONS: u16 = 8;

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use server::Place;
 
-pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
+use filegate_benches::Failed;
 
 /// What is measured.
 #[derive(Debug)]
@@ -58,14 +58,34 @@ pub(crate) enum Line {
     Active(connections::Active),
 }
 
+/// What was measured, kept as it comes.
+#[derive(Debug)]
+pub(crate) struct Results {
+    file: fs::File,
+    lines: Vec<Line>,
+}
+
 fn main() -> Result<(), Failed> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
-    let lines = match &arguments.redraw {
-        Some(file) => read(file)?,
-        None => measured(&arguments)?,
+    let (lines, ended) = match &arguments.redraw {
+        Some(file) => (read(file)?, Ok(())),
+        None => {
+            let mut results = Results { file: fs::File::create(&arguments.json)?, lines: vec![] };
+            let ended = measured(&arguments, &mut results);
+            (results.lines, ended)
+        }
     };
     say(&draw::tables(&lines));
-    draw::pictures(&lines, &arguments.pictures)
+    draw::pictures(&lines, &arguments.pictures)?;
+    ended
+}
+
+impl Results {
+    pub(crate) fn add(&mut self, line: Line) -> Result<(), Failed> {
+        writeln!(self.file, "{}", serde_json::to_string(&line)?)?;
+        self.lines.push(line);
+        Ok(())
+    }
 }
 
 impl Arguments {
@@ -123,7 +143,7 @@ fn read(file: &Path) -> Result<Vec<Line>, Failed> {
     Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
-fn measured(arguments: &Arguments) -> Result<Vec<Line>, Failed> {
+fn measured(arguments: &Arguments, results: &mut Results) -> Result<(), Failed> {
     filegate_load::process::end_with_this_program()?;
     all_descriptors()?;
     let temporary;
@@ -141,14 +161,15 @@ fn measured(arguments: &Arguments) -> Result<Vec<Line>, Failed> {
     };
     let place =
         |rows: i64| Place { binary: arguments.filegate.clone(), data: home.join(rows.to_string()) };
-    let mut lines = Vec::new();
     if arguments.only != "connections" {
         let places: Vec<_> = arguments.rows.iter().map(|rows| (*rows, place(*rows))).collect();
-        lines.extend(files::measured(&places)?.into_iter().map(Line::Files));
+        for grown in files::measured(&places)? {
+            results.add(Line::Files(grown))?;
+        }
     }
     if arguments.only != "files" {
         let rows = arguments.rows[0];
-        lines.extend(connections::measured(arguments, rows, &place(rows))?);
+        connections::measured(arguments, rows, &place(rows), results)?;
     }
     // What was uploaded, and only now: ext4 is slow to create files where others were deleted during the last minute. Its rows go when the
     // catalog is used again.
@@ -158,11 +179,7 @@ fn measured(arguments: &Arguments) -> Result<Vec<Line>, Failed> {
             fs::remove_dir_all(blobs)?;
         }
     }
-    let mut json = fs::File::create(&arguments.json)?;
-    for line in &lines {
-        writeln!(json, "{}", serde_json::to_string(line)?)?;
-    }
-    Ok(lines)
+    Ok(())
 }
 
 /// As many open files as may be had, for this program and the servers that it starts.

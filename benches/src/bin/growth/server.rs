@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use filegate_benches::Failed;
 use filegate_load::process::Server as Process;
 
-use crate::Failed;
 use crate::work::Target;
 
 /// The binary, and where it keeps everything.

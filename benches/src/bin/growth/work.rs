@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use filegate_benches::Failed;
 use filegate_load::{CallError, Next, Outcome, Plan, Reply, Request, Work, body, run};
 use filegate_testkit::rows;
-
-use crate::Failed;
 
 /// Bytes of the file of an upload.
 const FILE_BYTES: u64 = 100_000;
