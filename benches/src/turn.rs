@@ -205,8 +205,9 @@ impl Course {
         turn.foreign = (others - outcome.cpu.as_secs_f64()).max(0.0) / seconds;
         turn.stolen = machine.steal.as_secs_f64() / seconds;
         turn.doubt = outcome.doubt();
-        if plan.first == stand.next {
-            stand.count(&outcome, work);
+        stand.next += outcome.done + outcome.failed + SPARE;
+        if work.stores() {
+            stand.stored += outcome.moved;
         }
         if interrupted() {
             return Err("interrupted".into());

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Barrier, OnceLock};
+use std::sync::{Barrier, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,9 @@ const BUSY: f64 = 0.85;
 
 /// Lateness of this program's own that spoils latencies.
 const LAG_MAX: Duration = Duration::from_millis(1);
+
+/// Longest latency that is told apart from longer ones, in nanoseconds: an hour.
+const LONGEST: u64 = 3_600_000_000_000;
 
 /// Digits of a latency that are kept.
 const DIGITS: u8 = 3;
@@ -145,7 +148,7 @@ pub struct Outcome<Y> {
 
 impl<Y> Outcome<Y> {
     fn new() -> io::Result<Self> {
-        let histogram = || Histogram::new(DIGITS).map_err(io::Error::other);
+        let histogram = || Histogram::new_with_max(LONGEST, DIGITS).map_err(io::Error::other);
         Ok(Self {
             latencies: histogram()?,
             lag: histogram()?,
@@ -210,6 +213,17 @@ impl<Y> Outcome<Y> {
         })
     }
 
+    fn succeeded(&mut self, latency: Duration, yielded: Y) {
+        record(&mut self.latencies, latency);
+        self.done += 1;
+        self.yields.push(yielded);
+    }
+
+    fn failed(&mut self, error: CallError) {
+        self.failed += 1;
+        self.first_error.get_or_insert(error);
+    }
+
     fn add(&mut self, part: Self) -> io::Result<()> {
         self.latencies.add(&part.latencies).map_err(io::Error::other)?;
         self.lag.add(&part.lag).map_err(io::Error::other)?;
@@ -254,7 +268,7 @@ pub fn run<W: Work>(plan: &Plan, work: &W) -> io::Result<Outcome<W::Yield>> {
     })?;
     for late in load.schedule.unsent(outcome.elapsed) {
         outcome.unsent += 1;
-        outcome.latencies.saturating_record(late.as_nanos() as u64);
+        record(&mut outcome.latencies, late);
     }
     outcome.moved = outcome.done * work.moves();
     Ok(outcome)
@@ -278,33 +292,34 @@ impl<W: Work> Load<'_, W> {
         // Blocks this thread, which has nothing else to do.
         self.ready.wait();
         let cpu = cpu_time(ClockId::ThreadCPUTime);
-        let mut whole = Outcome::new()?;
-        let mut parts =
-            open.into_iter().map(|open| self.connection(open)).collect::<FuturesUnordered<_>>();
-        while let Some(part) = parts.next().await {
-            whole.add(part?)?;
-        }
-        drop(parts);
-        whole.cpu = cpu_time(ClockId::ThreadCPUTime).saturating_sub(cpu);
-        whole.cpu_most = whole.cpu;
-        Ok(whole)
+        let part = Mutex::new(Outcome::new()?);
+        let mut calls: FuturesUnordered<_> =
+            open.into_iter().map(|open| self.connection(open, &part)).collect();
+        while calls.next().await.is_some() {}
+        drop(calls);
+        let mut part = part.into_inner().unwrap_or_else(PoisonError::into_inner);
+        part.cpu = cpu_time(ClockId::ThreadCPUTime).saturating_sub(cpu);
+        part.cpu_most = part.cpu;
+        Ok(part)
     }
 
-    /// The calls of one connection, which is opened again when it breaks.
+    /// The calls of one connection, which is opened again when it breaks. What came of them goes to `part`, which nobody but
+    /// the connections of this thread looks at.
     async fn connection(
         &self,
         open: Result<Connection, CallError>,
-    ) -> io::Result<Outcome<W::Yield>> {
-        let mut part = Outcome::new()?;
+        part: &Mutex<Outcome<W::Yield>>,
+    ) {
         let mut connection = Some(open);
         let mut failures = 0;
+        let note = || part.lock().unwrap_or_else(PoisonError::into_inner);
         while failures < FAILURES_MAX {
             let asked = Instant::now();
             let Some((nth, due)) = self.schedule.next().await else { break };
             if let Some(due) = due
                 && due > asked
             {
-                part.lag.saturating_record(due.elapsed().as_nanos() as u64);
+                record(&mut note().lag, due.elapsed());
             }
             let open = match connection.take() {
                 Some(open) => open,
@@ -317,21 +332,17 @@ impl<W: Work> Load<'_, W> {
             };
             match outcome {
                 Ok((kept, yielded)) => {
-                    part.latencies.saturating_record(started.elapsed().as_nanos() as u64);
-                    part.done += 1;
-                    part.yields.push(yielded);
+                    note().succeeded(started.elapsed(), yielded);
                     connection = kept.map(Ok);
                     failures = 0;
                 }
                 Err(error) => {
-                    part.failed += 1;
-                    part.first_error.get_or_insert(error);
+                    note().failed(error);
                     failures += 1;
                     tokio::time::sleep(FAILURE_PAUSE).await;
                 }
             }
         }
-        Ok(part)
     }
 
     /// One call; gives the connection back if it can be used again.
@@ -454,9 +465,73 @@ impl Open {
     }
 }
 
-/// What this thread or process has used of all cores so far.
+/// Counts a time; one of more than an hour as an hour.
+fn record(histogram: &mut Histogram<u64>, time: Duration) {
+    histogram.saturating_record(time.as_nanos() as u64);
+}
+
+/// What this thread has used of all cores so far.
 fn cpu_time(clock: ClockId) -> Duration {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_those_of_the_calls() {
+        let mut outcome = Outcome::<()>::new().unwrap();
+        assert_eq!(outcome.percentile_ms(99.0).to_bits(), 0.0_f64.to_bits());
+        (1..=200).for_each(|ms| outcome.succeeded(Duration::from_millis(ms), ()));
+        let of = |percent| outcome.percentile_ms(percent).round() as u64;
+        assert_eq!((of(50.0), of(90.0), of(99.0), of(100.0)), (100, 180, 198, 200));
+    }
+
+    fn schedule(rate: f64, calls_max: u64) -> Schedule {
+        let plan = Plan::new("h:1", 1, Duration::from_secs(2));
+        Schedule::new(&Plan { rate: Some(rate), calls_max, ..plan })
+    }
+
+    #[test]
+    fn calls_of_an_open_loop_that_were_never_sent_count_from_when_they_were_due() {
+        let schedule = schedule(10.0, u64::MAX);
+        assert_eq!((schedule.calls_max, schedule.take()), (20, Some(0)));
+        let unsent: Vec<Duration> = schedule.unsent(Duration::from_secs(3)).collect();
+        assert_eq!(unsent.len(), 19);
+        // The second was due after a tenth of a second.
+        assert_eq!(unsent[0], Duration::from_millis(2900));
+        assert_eq!(unsent[18].as_millis(), 1100);
+    }
+
+    #[test]
+    fn an_open_loop_ends_with_the_last_call_that_is_due() {
+        let schedule = schedule(1000.0, 3);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let calls = thread::scope(|scope| {
+            scope.spawn(|| schedule.release(2));
+            runtime.block_on(async {
+                let mut calls = Vec::new();
+                while let Some((nth, due)) = schedule.next().await {
+                    assert!(due.unwrap() <= Instant::now());
+                    calls.push(nth);
+                }
+                calls
+            })
+        });
+        assert_eq!(calls, [0, 1, 2]);
+        assert_eq!(schedule.unsent(Duration::from_secs(9)).count(), 0);
+    }
+
+    #[test]
+    fn a_busy_thread_is_doubted() {
+        let mut outcome = Outcome::<()>::new().unwrap();
+        outcome.elapsed = Duration::from_secs(1);
+        outcome.cpu_most = Duration::from_millis(500);
+        assert_eq!(outcome.doubt(), None);
+        outcome.cpu_most = Duration::from_millis(900);
+        assert!(outcome.doubt().unwrap().contains("90 % of a core"));
+    }
 }
