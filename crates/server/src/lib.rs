@@ -51,7 +51,7 @@ use filegate_store::migrate::refuse_unfinished;
 use filegate_store::{Blobs, Catalog, DataDir, StoreError};
 use filegate_types::{AdminScope, Clock, PlainKey, SystemClock, UnixMillis};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
 
 use app::{App, random};
@@ -80,6 +80,10 @@ pub use stores::Stores;
 
 /// How often metrics are folded together; without it histograms grow without bound.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// Connections that may wait to be accepted; the kernel has a bound of its own, `net.core.somaxconn`. What comes beyond, in a
+/// burst, waits for seconds or is reset. The standard library asks for 128.
+const WAITING_MAX: u32 = 4096;
 
 /// A running gateway.
 #[derive(Debug)]
@@ -154,8 +158,8 @@ impl Server {
         let lock = dir.lock()?;
         // Bound before anything is stored: a start that fails here must not use up the one showing
         // of the admin token.
-        let public = listen(config.listen).await?;
-        let operators = listen(config.admin_listen).await?;
+        let public = listen(config.listen)?;
+        let operators = listen(config.admin_listen)?;
         let address = bound(&public, config.listen)?;
         let admin_address = bound(&operators, config.admin_listen)?;
         config.listen = address;
@@ -297,8 +301,16 @@ pub fn new_key() -> PlainKey {
     PlainKey::from_random(random())
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+/// Listens as the standard library does, but with room for more connections that wait.
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let listening = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restart does not wait until the kernel has forgotten the connections of before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(WAITING_MAX)
+    };
+    listening().map_err(|source| StartError::Listen { address, source })
 }
 
 fn bound(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
@@ -351,5 +363,20 @@ async fn metrics_upkeep(app: Arc<App>) {
             () = app.tasks.stopping() => return,
             () = tokio::time::sleep(METRICS_UPKEEP) => app.metrics.run_upkeep(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_waits_to_be_accepted() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Beyond what the kernel holds it leaves a client waiting.
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5));
+        let all: Vec<_> = (0..400).map(|_| connect().unwrap()).collect();
+        assert_eq!(all.len(), 400);
     }
 }

@@ -8,29 +8,24 @@
 //! Fills one catalog for each count (SQLite: a directory below `--dir`; PostgreSQL: the databases `NAME_COUNT` beside
 //! the one that the URL names, which is used to make them), then calls `file` and `list` as the server does,
 //! the catalogs in turn, so that a machine that slows down slows all of them. A catalog that is there already is used
-//! again. Half of the files belong to one large account, the others to accounts of a thousand files.
+//! again. Half of the files belong to one large account, the others to accounts of a thousand files: `filegate_testkit::rows`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use filegate_store::{Catalog, DataDir, PostgresOptions, Reserve};
+use filegate_testkit::rows::{self, id_of};
 use filegate_types::{AccountId, FileId, UnixMillis};
 use tokio_postgres::NoTls;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
-/// The distance of two ids.
-const STEP: i64 = 4096;
-/// Rows of one transaction while filling.
-const CHUNK: i64 = 500_000;
-/// Files of each account but the large one.
-const FILES_EACH: i64 = 1_000;
 /// Files of a page of `list`.
 const PAGE: u32 = 100;
 /// Calls to one catalog before it is the next one's turn.
 const TURN: usize = 200;
 
-type Failed = Box<dyn std::error::Error>;
+type Failed = rows::Failed;
 
 struct Arguments {
     rows: Vec<i64>,
@@ -132,7 +127,7 @@ async fn turn(filled: &mut Filled, calls: usize, seed: u64) -> Result<(), Failed
         filled.list.push(started.elapsed());
         let after = FileId::new(id_of(random(filled.rows) & !1) + 1)?;
         let started = Instant::now();
-        filled.catalog.list(AccountId(1), vec![], Some(after), PAGE, NOW).await?;
+        filled.catalog.list(AccountId(rows::LARGE), vec![], Some(after), PAGE, NOW).await?;
         filled.list_large.push(started.elapsed());
         if listed.is_empty() {
             return Err("an account has no files".into());
@@ -141,13 +136,8 @@ async fn turn(filled: &mut Filled, calls: usize, seed: u64) -> Result<(), Failed
     Ok(())
 }
 
-/// Even rows are the large account's, odd ones go to the others, a thousand each.
 fn account_of(row: i64) -> AccountId {
-    AccountId(if row % 2 == 0 { 1 } else { 2 + row / 2 / FILES_EACH })
-}
-
-fn id_of(row: i64) -> i64 {
-    (row + 1) * STEP
+    AccountId(rows::account_of(row))
 }
 
 fn report(all: &mut [Filled]) {
@@ -180,40 +170,8 @@ fn sqlite(dir: &Path, rows: i64) -> Result<Catalog, Failed> {
     let dir = DataDir::open(dir)?;
     let reserve = Arc::new(Reserve::of(&dir));
     let catalog = Catalog::open(&dir, reserve)?;
-    let connection = rusqlite::Connection::open(dir.catalog_path())?;
-    let there: i64 = connection.query_row("SELECT count(*) FROM files", [], |row| row.get(0))?;
-    if there == rows {
-        return Ok(catalog);
-    }
-    connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -1000000")?;
-    let accounts = account_of(rows | 1).0;
-    connection.execute_batch(&format!(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {accounts})
-         INSERT INTO accounts (account_id, name, created_at) SELECT i, 'account-' || i, 0 FROM n"
-    ))?;
-    for from in (0..rows).step_by(CHUNK as usize) {
-        let to = (from + CHUNK).min(rows) - 1;
-        let random = "lower(hex(randomblob(10)))";
-        connection.execute_batch(&format!(
-            "WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {to})
-             {}",
-            fill("n", random, "randomblob(32)", "x'00000000'")
-        ))?;
-        progress(to + 1, rows);
-    }
+    rows::sqlite(&dir.catalog_path(), rows)?;
     Ok(catalog)
-}
-
-/// Rows from the numbers `i` of `numbers`, in SQL that both databases know.
-fn fill(numbers: &str, random_hex: &str, digest: &str, sums: &str) -> String {
-    format!(
-        "INSERT INTO files (file_id, account_id, purpose, filename, bytes, media_type, blob_key, created_at, sha256,
-                            media, block_sums)
-         SELECT (i + 1) * {STEP}, CASE WHEN i % 2 = 0 THEN 1 ELSE 2 + i / 2 / {FILES_EACH} END, 'voice_clone',
-                'recording-' || i || '.mp3', 176000, 'audio/mpeg', '018f0a1b2c3d' || {random_hex}, 1700000000000,
-                {digest}, '{{\"format\":\"mp3\",\"duration_ms\":12000,\"channels\":1,\"sample_rate\":32000}}', {sums}
-         FROM {numbers}"
-    )
 }
 
 async fn postgres(url: &str, rows: i64) -> Result<Catalog, Failed> {
@@ -234,29 +192,7 @@ async fn postgres(url: &str, rows: i64) -> Result<Catalog, Failed> {
         wait: Duration::from_secs(5),
     })
     .await?;
-    let client = connect(&own).await?;
-    let there: i64 = client.query_one("SELECT count(*) FROM files", &[]).await?.get(0);
-    if there == rows {
-        return Ok(catalog);
-    }
-    let accounts = account_of(rows | 1).0;
-    client
-        .batch_execute(&format!(
-            "SET synchronous_commit = off; SET maintenance_work_mem = '1GB';
-             INSERT INTO accounts (account_id, name, created_at)
-             SELECT i, 'account-' || i, 0 FROM generate_series(1, {accounts}) i"
-        ))
-        .await?;
-    for from in (0..rows).step_by(CHUNK as usize) {
-        let to = (from + CHUNK).min(rows) - 1;
-        let numbers = format!("generate_series({from}::bigint, {to}) i");
-        let random = "substr(md5(i::text), 1, 20)";
-        client
-            .batch_execute(&fill(&numbers, random, "sha256(int8send(i))", "'\\x00000000'"))
-            .await?;
-        progress(to + 1, rows);
-    }
-    client.batch_execute("VACUUM ANALYZE files").await?;
+    rows::postgres(&connect(&own).await?, rows).await?;
     Ok(catalog)
 }
 
@@ -265,11 +201,6 @@ async fn connect(url: &str) -> Result<tokio_postgres::Client, Failed> {
     #[expect(clippy::disallowed_methods, reason = "a program that measures has no task tracker")]
     tokio::spawn(connection);
     Ok(client)
-}
-
-#[expect(clippy::print_stderr, reason = "what a bench tells while it prepares")]
-fn progress(done: i64, all: i64) {
-    eprint!("\r{done} of {all} rows{}", if done == all { "\n" } else { "" });
 }
 
 #[expect(clippy::print_stdout, reason = "what a bench is for")]

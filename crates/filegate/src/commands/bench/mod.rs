@@ -1,22 +1,21 @@
 //! `filegate bench`: load on a running server, and what it takes.
 //!
 //! The load must cost less than what it measures: bodies are made before the clock starts and are
-//! written as one buffer to plain sockets (see [`http`]). What the load does cost is printed, as
-//! the client's own share of a CPU.
+//! written as one buffer to plain sockets (see `filegate_load`). What the load does cost is printed, as
+//! the client's own share of a CPU, and said loudly when it may be what limits.
 
-mod body;
 mod cell;
 mod http;
 
-use bytes::Bytes;
 use clap::Args;
 use filegate_client::Key;
+use filegate_load::{CallError, Outcome, Plan, Work as _};
 use filegate_types::FileId;
 use filegate_types::units::{Bytes as Size, Span};
 use tokio::runtime::Builder;
 
-use self::cell::{Cell, Load, measure};
-use self::http::{Connection, Target};
+use self::cell::Summary;
+use self::http::{Load, Target, exit_of};
 use super::{block_on, client};
 use crate::cli::GlobalArgs;
 use crate::exit::{Exit, Failure};
@@ -24,14 +23,21 @@ use crate::printer::{Printer, Style};
 use crate::text::{escape, table};
 
 /// Connections that delete afterwards.
-const CLEANERS: usize = 8;
+const CLEANERS: u16 = 8;
 
 /// Load a running server and measure what it takes
 ///
 /// Uploads valid files of each size from so many clients at once, each on its own connection, and
 /// prints uploads a second and latencies in milliseconds. No new upload starts after --seconds;
 /// those under way are finished and counted. OWN CPU is what this program itself used, 100 % being
-/// one whole core: on a machine shared with the server it is missing there.
+/// one whole core: on a machine shared with the server it is missing there. A warning says when this
+/// program itself may have been what limits.
+///
+/// Without --rate each client sends its next request when the last was answered (a closed loop): while
+/// the server is slow it is asked less, and the time that others would have waited is not seen. With
+/// --rate so many calls a second are due at even distances, whatever the server does (an open loop), and
+/// a latency counts from when the call was due: waiting for a free client is in it, so is what could not
+/// be sent at all. Use it to see latencies at a load you expect, below what the server takes at most.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 What was uploaded is deleted after each line of the table, outside the measured time, unless
@@ -42,6 +48,7 @@ without them.
 Examples:
   filegate bench
   filegate bench --sizes 100KB --concurrency 1,8,64 --seconds 30s
+  filegate bench --sizes 100KB --concurrency 64 --rate 500
   filegate bench --reads --json > bench.jsonl
 
 Only plain http:// is spoken: TLS would measure this program.")]
@@ -63,6 +70,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value = "2s", value_name = "TIME")]
     warm_up: Span,
 
+    /// Calls a second, over all clients, whatever the server does; without it as many as are answered
+    #[arg(long, value_name = "CALLS", value_parser = rate)]
+    rate: Option<f64>,
+
     /// What the files are uploaded for: a purpose that takes wav files, or one that takes txt
     #[arg(short, long, default_value = "voice_clone")]
     purpose: String,
@@ -76,6 +87,14 @@ pub(crate) struct BenchArgs {
     keep: bool,
 }
 
+/// A number of calls a second.
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|rate| (0.001..=1e6).contains(rate))
+        .ok_or_else(|| format!("{text:?} is not a number of calls from 0.001 to 1000000"))
+}
+
 /// Runs the benchmark on as many threads as there are cores.
 pub(crate) fn run(
     args: &BenchArgs,
@@ -86,7 +105,7 @@ pub(crate) fn run(
     let upload_url =
         client.endpoint("upload").map_err(|error| Failure::Usage(error.to_string()))?;
     let bench = Bench::new(args, &upload_url, key)?;
-    block_on(Builder::new_multi_thread(), bench.run(printer))
+    block_on(Builder::new_current_thread(), bench.run(printer))
 }
 
 struct Bench<'a> {
@@ -102,24 +121,20 @@ impl<'a> Bench<'a> {
 
     async fn run(&self, printer: &Printer) -> Result<Exit, Failure> {
         let mut report = Report { rows: Vec::new(), first_error: None, exit: Exit::Ok };
-        let uploads: Vec<(u64, Bytes)> = self
-            .args
-            .sizes
-            .iter()
-            .map(|size| body::upload(&self.target, &self.args.purpose, size.0))
-            .collect();
+        let sizes = self.args.sizes.iter();
+        let uploads: Vec<Load> =
+            sizes.map(|size| self.target.upload(&self.args.purpose, size.0)).collect();
         self.warm_up(&uploads).await?;
-        for (size, request) in &uploads {
+        for load in &uploads {
             for &clients in &self.args.concurrency {
-                let load = Load::upload(request.clone(), *size);
-                let cell = self.cell(&load, clients, self.args.seconds).await;
-                self.clean(&cell.uploaded).await;
-                report.add("upload", Some(*size), cell, printer)?;
+                let (summary, outcome) = self.cell("upload", load, clients).await?;
+                self.clean(&outcome.yields).await?;
+                report.add(&summary, outcome.first_error, printer)?;
             }
         }
         if self.args.reads {
-            for (nth, (size, request)) in uploads.iter().enumerate() {
-                self.reads(*size, request, nth == 0, &mut report, printer).await?;
+            for (nth, upload) in uploads.iter().enumerate() {
+                self.reads(upload, nth == 0, &mut report, printer).await?;
             }
         }
         report.print(printer)
@@ -127,8 +142,7 @@ impl<'a> Bench<'a> {
 
     async fn reads(
         &self,
-        size: u64,
-        upload: &Bytes,
+        upload: &Load,
         retrieve: bool,
         report: &mut Report,
         printer: &Printer,
@@ -137,73 +151,77 @@ impl<'a> Bench<'a> {
         let mut loads = Vec::new();
         if retrieve {
             // What is known of a file does not grow with it.
-            loads.push(("retrieve", None, Load::json(self.target.get("retrieve", id))));
+            loads.push(("retrieve", self.target.retrieve(id)));
         }
-        let content = Load::content(self.target.get("retrieve_content", id), size);
-        loads.push(("content", Some(size), content));
-        for (call, size, load) in loads {
+        loads.push(("content", self.target.content(id, upload.moves())));
+        for (call, load) in loads {
             for &clients in &self.args.concurrency {
-                let cell = self.cell(&load, clients, self.args.seconds).await;
-                report.add(call, size, cell, printer)?;
+                let (summary, outcome) = self.cell(call, &load, clients).await?;
+                report.add(&summary, outcome.first_error, printer)?;
             }
         }
-        self.clean(&[id]).await;
-        Ok(())
+        self.clean(&[Some(id)]).await
     }
 
-    async fn cell(&self, load: &Load, clients: u16, span: Span) -> Cell {
-        measure(&self.target, load, clients, span.0).await
+    /// One line of the table.
+    async fn cell(
+        &self,
+        call: &str,
+        load: &Load,
+        clients: u16,
+    ) -> Result<(Summary, Outcome<Option<FileId>>), Failure> {
+        let rate = self.args.rate;
+        let plan = Plan { rate, ..self.plan(clients, self.args.seconds) };
+        let outcome = measure(plan, load).await?;
+        let bytes = Some(load.moves()).filter(|bytes| *bytes > 0);
+        Ok((Summary::new(call, bytes, clients, rate, &outcome), outcome))
+    }
+
+    fn plan(&self, clients: u16, span: Span) -> Plan {
+        Plan::new(&self.target.address, clients, span.0)
     }
 
     /// Sees that the server takes the first file at all, and then loads it for a while.
-    async fn warm_up(&self, uploads: &[(u64, Bytes)]) -> Result<(), Failure> {
-        let Some((size, request)) = uploads.first() else { return Ok(()) };
-        let first = self.one_upload(request).await?;
-        self.clean(&[first]).await;
+    async fn warm_up(&self, uploads: &[Load]) -> Result<(), Failure> {
+        let Some(load) = uploads.first() else { return Ok(()) };
+        let first = self.one_upload(load).await?;
+        self.clean(&[Some(first)]).await?;
         if let Some(&clients) = self.args.concurrency.iter().max() {
-            let load = Load::upload(request.clone(), *size);
-            let cell = self.cell(&load, clients, self.args.warm_up).await;
-            self.clean(&cell.uploaded).await;
+            let outcome = measure(self.plan(clients, self.args.warm_up), load).await?;
+            self.clean(&outcome.yields).await?;
         }
         Ok(())
     }
 
-    async fn one_upload(&self, request: &Bytes) -> Result<FileId, Failure> {
-        let failed =
-            |error: http::CallError| Failure::Bench { exit: error.exit(), text: error.to_string() };
-        let mut connection = Connection::open(&self.target).await.map_err(failed)?;
-        let reply = connection.call(request).await.map_err(failed)?;
-        reply.uploaded().map_err(failed)
+    async fn one_upload(&self, load: &Load) -> Result<FileId, Failure> {
+        let mut outcome = measure(Plan::calls(&self.target.address, 1, 1), load).await?;
+        match (outcome.yields.pop().flatten(), outcome.first_error) {
+            (Some(id), _) => Ok(id),
+            (None, error) => {
+                let nothing = || CallError::Broken("the server did not answer".to_owned());
+                let error = error.unwrap_or_else(nothing);
+                Err(Failure::Bench { exit: exit_of(&error), text: error.to_string() })
+            }
+        }
     }
 
     /// Deletes; what cannot be deleted is left, and the server's to keep.
-    async fn clean(&self, ids: &[FileId]) {
+    async fn clean(&self, ids: &[Option<FileId>]) -> Result<(), Failure> {
+        let ids: Vec<FileId> = ids.iter().copied().flatten().collect();
         if self.args.keep || ids.is_empty() {
-            return;
+            return Ok(());
         }
-        let share = ids.len().div_ceil(CLEANERS);
-        let mut tasks = tokio::task::JoinSet::new();
-        for part in ids.chunks(share) {
-            let requests: Vec<Bytes> = part.iter().map(|id| self.target.delete(*id)).collect();
-            let target = self.target.clone();
-            tasks.spawn(async move {
-                let mut connection = None;
-                for request in requests {
-                    let mut open = match connection.take() {
-                        Some(open) => open,
-                        None => match Connection::open(&target).await {
-                            Ok(open) => open,
-                            Err(_gone) => return,
-                        },
-                    };
-                    if open.call(&request).await.is_ok_and(|reply| reply.keep_alive) {
-                        connection = Some(open);
-                    }
-                }
-            });
-        }
-        while tasks.join_next().await.is_some() {}
+        let plan = Plan::calls(&self.target.address, CLEANERS, ids.len() as u64);
+        measure(plan, &self.target.deletes(&ids)).await.map(drop)
     }
+}
+
+/// Makes the calls, on threads of their own.
+async fn measure(plan: Plan, load: &Load) -> Result<Outcome<Option<FileId>>, Failure> {
+    let load = load.clone();
+    let calls = tokio::task::spawn_blocking(move || filegate_load::run(&plan, &load));
+    let outcome = calls.await.map_err(std::io::Error::other).flatten();
+    outcome.map_err(|source| Failure::Local { what: "cannot make calls".to_owned(), source })
 }
 
 /// The lines of the table, and what went wrong.
@@ -216,22 +234,23 @@ struct Report {
 impl Report {
     fn add(
         &mut self,
-        call: &str,
-        size: Option<u64>,
-        measured: Cell,
+        summary: &Summary,
+        first_error: Option<CallError>,
         printer: &Printer,
     ) -> Result<(), Failure> {
-        let summary = measured.summary(call, size);
-        if let Some(error) = measured.first_error {
-            self.exit = self.exit.max(error.exit());
-            self.first_error.get_or_insert_with(|| format!("{call}: {error}"));
+        if let Some(error) = first_error {
+            self.exit = self.exit.max(exit_of(&error));
+            self.first_error.get_or_insert_with(|| format!("{}: {error}", summary.call()));
         }
         match printer.style() {
-            Style::Json => printer.json(&summary)?,
+            Style::Json => printer.json(summary)?,
             Style::Human | Style::Ids => {
                 printer.note(&summary.line());
                 self.rows.push(summary.row());
             }
+        }
+        if let Some(doubt) = summary.doubt() {
+            printer.error(&format!("WARNING: {doubt}"));
         }
         Ok(())
     }

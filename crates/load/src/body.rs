@@ -1,32 +1,10 @@
-//! Requests with valid content, made before the clock starts.
-
-use bytes::{Bytes, BytesMut};
-use filegate_client::FormEnvelope;
-
-use super::http::Target;
-
-/// Purposes whose files are texts.
-const TEXT_PURPOSES: [&str; 3] = ["t2a_async_input", "retrieval", "assistants"];
+//! Content that is what it says, so that a server that looks at it takes it.
 
 /// Length of a plain RIFF header with a format of 16 bytes.
 const WAV_HEADER_BYTES: u64 = 44;
 
-/// A whole upload request, and the size of the file in it: `size`, or a few bytes less.
-pub(crate) fn upload(target: &Target, purpose: &str, size: u64) -> (u64, Bytes) {
-    let (name, content) = if TEXT_PURPOSES.contains(&purpose) {
-        ("bench.txt", text(size))
-    } else {
-        ("bench.wav", wav(size))
-    };
-    let form = FormEnvelope::new(purpose, name);
-    let length = form.content_length(content.len() as u64);
-    let head = target.head("POST", "upload", "", &form.content_type, Some(length));
-    let mut request = BytesMut::with_capacity(head.len() + length as usize);
-    for part in [head.as_bytes(), &form.head, &content, &form.tail] {
-        request.extend_from_slice(part);
-    }
-    (content.len() as u64, request.freeze())
-}
+/// Bytes of a frame of [`avi`].
+const FRAME_BYTES: u64 = 1 << 20;
 
 /// How a tone is sampled.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +35,7 @@ const SAMPLINGS: [Sampling; 5] = [
 
 /// A wav of a tone, `size` bytes long up to one frame, in the best sampling that makes it at least
 /// 11 seconds long, which is what a voice sample needs.
-fn wav(size: u64) -> Vec<u8> {
+pub fn wav(size: u64) -> Vec<u8> {
     let data = size.saturating_sub(WAV_HEADER_BYTES).max(4);
     let [.., worst] = SAMPLINGS;
     let sampling = SAMPLINGS
@@ -97,13 +75,55 @@ fn wav(size: u64) -> Vec<u8> {
     wav
 }
 
-fn text(size: u64) -> Vec<u8> {
+/// Plain text of `size` bytes.
+pub fn text(size: u64) -> Vec<u8> {
     b"The quick brown fox jumps over the lazy dog.\n"
         .iter()
         .copied()
         .cycle()
         .take(size as usize)
         .collect()
+}
+
+/// An AVI of one video stream without compression, ten frames a second, exactly `size` bytes long; `size` is even and at
+/// least 2 KiB.
+pub fn avi(size: u64) -> Vec<u8> {
+    const MOVI: usize = 224;
+    let mut avi = Vec::with_capacity(size as usize);
+    let mut put = |name: &[u8], numbers: &[u32]| {
+        avi.extend_from_slice(name);
+        numbers.iter().for_each(|number| avi.extend_from_slice(&number.to_le_bytes()));
+    };
+    let frames = (size - MOVI as u64).div_ceil(FRAME_BYTES) as u32;
+    put(b"RIFF", &[size as u32 - 8]);
+    put(b"AVI LIST", &[192]);
+    put(
+        b"hdrlavih",
+        &[56, 100_000, FRAME_BYTES as u32 * 10, 0, 0, frames, 0, 1, FRAME_BYTES as u32],
+    );
+    put(b"", &[640, 360, 0, 0, 0, 0]);
+    put(b"LIST", &[116]);
+    put(b"strlstrh", &[56]);
+    put(b"vidsDIB ", &[0, 0, 0, 1, 10, 0, frames, FRAME_BYTES as u32, 0, 0, 0, 0]);
+    put(b"strf", &[40, 40, 640, 360, 1 | 24 << 16, 0, 640 * 360 * 3, 0, 0, 0, 0]);
+    put(b"LIST", &[(size - MOVI as u64) as u32 + 4]);
+    put(b"movi", &[]);
+    debug_assert_eq!(avi.len(), MOVI, "what stands before the frames");
+    let mut seed = 1_u32;
+    while (avi.len() as u64) < size {
+        let left = size - avi.len() as u64;
+        // What is left for the last frame has room for its name and length.
+        let short = (FRAME_BYTES + 1..FRAME_BYTES + 16).contains(&left);
+        let frame = if short { FRAME_BYTES - 16 } else { left.min(FRAME_BYTES) } - 8;
+        avi.extend_from_slice(b"00db");
+        avi.extend_from_slice(&(frame as u32).to_le_bytes());
+        // Bytes that nothing along the way can make smaller (a linear congruence of Numerical Recipes).
+        for _ in 0..frame / 2 {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            avi.extend_from_slice(&seed.to_be_bytes()[..2]);
+        }
+    }
+    avi
 }
 
 #[cfg(test)]
@@ -127,17 +147,18 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_as_long_as_it_says() {
-        let key = filegate_client::Key::new("fg-k").unwrap();
-        let target = Target::parse("http://h:1/v1/files/upload", key).unwrap();
-        for purpose in ["voice_clone", "retrieval"] {
-            let (size, request) = upload(&target, purpose, 100_000);
-            assert_eq!(size, 100_000);
-            let end = request.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
-            let head = std::str::from_utf8(&request[..end]).unwrap();
-            assert!(head.starts_with("POST /v1/files/upload HTTP/1.1\r\nHost: h:1\r\n"), "{head}");
-            let length = format!("Content-Length: {}\r\n", request.len() - end);
-            assert!(head.contains(&length), "{head}");
+    fn videos_are_as_long_as_their_chunks_say() {
+        for size in [2048, FRAME_BYTES, FRAME_BYTES + 226, 3 * FRAME_BYTES + 300, 5_000_000] {
+            let avi = avi(size);
+            assert_eq!(avi.len() as u64, size);
+            assert_eq!(number(&avi, 4) + 8, size);
+            let (mut at, mut frames) = (224, 0);
+            while at < size {
+                assert_eq!(&avi[at as usize..][..4], b"00db");
+                at += 8 + number(&avi, at as usize + 4);
+                frames += 1;
+            }
+            assert_eq!((at, frames), (size, number(&avi, 48)));
         }
     }
 }
