@@ -13,7 +13,7 @@ use crate::write;
 
 /// By how much a count may differ from what was accepted, in percent.
 const TOLERANCE: u64 = 5;
-/// Functions with fewer of a thousand instructions have no line of their own.
+/// Functions with fewer of a thousand instructions, hashing aside, have no line of their own in the file.
 const LINE_PER_MILLE: u64 = 3;
 /// Functions that are shown of what became worse.
 const SHOWN: usize = 20;
@@ -63,8 +63,19 @@ impl Count {
             |place: &Place| place.function.contains("sha2") || place.file.contains("/sha2-");
         let hashing =
             profile.costs.iter().filter(|(place, _)| is_hashing(place)).map(|(_, cost)| cost).sum();
-        let shown = functions.into_iter().filter(|(_, cost)| cost * 1000 >= all * LINE_PER_MILLE);
-        Self { hashing, rest: all - hashing, functions: shown.collect() }
+        Self { hashing, rest: all - hashing, functions }
+    }
+
+    /// Whether a function with so many instructions has a line of its own in the file.
+    fn is_told(&self, cost: u64) -> bool {
+        cost * 1000 >= self.rest * LINE_PER_MILLE
+    }
+
+    /// As it is kept.
+    fn without_small_functions(mut self) -> Self {
+        let functions = std::mem::take(&mut self.functions);
+        self.functions = functions.into_iter().filter(|(_, cost)| self.is_told(*cost)).collect();
+        self
     }
 
     fn all(&self) -> u64 {
@@ -87,14 +98,15 @@ impl Count {
         }
     }
 
-    /// What each function has more of now, most first. One that is known on one side only counts as nothing on the
-    /// other, where it may have been too small for a line of its own.
+    /// What each function has more of now, most first. One that was too small for a line of its own counts as having
+    /// had nothing.
     fn differences<'a>(&'a self, now: &'a Self) -> Vec<(&'a str, u64, u64)> {
-        let names = self
-            .functions
-            .keys()
-            .chain(now.functions.keys().filter(|name| !self.functions.contains_key(*name)));
         let of = |count: &Self, name: &str| count.functions.get(name).copied().unwrap_or(0);
+        let grown = now
+            .functions
+            .iter()
+            .filter(|(name, cost)| !self.functions.contains_key(*name) && self.is_told(**cost));
+        let names = self.functions.keys().chain(grown.map(|(name, _)| name));
         let mut all: Vec<_> =
             names.map(|name| (name.as_str(), of(self, name), of(now, name))).collect();
         all.retain(|(_, before, now)| before != now);
@@ -140,7 +152,8 @@ impl Accepted {
             anyhow::bail!("the accepted counts are of another machine: accept all, without --only");
         }
         self.machine = machine;
-        self.counts.extend(now);
+        self.counts
+            .extend(now.into_iter().map(|(name, count)| (name, count.without_small_functions())));
         Ok(self)
     }
 
@@ -331,10 +344,15 @@ mod tests {
     }
 
     #[test]
-    fn small_functions_have_no_line_and_are_counted() {
-        let count = count(&[("large", 998), ("small", 2)]);
-        assert_eq!(count.rest, 1000);
-        assert_eq!(count.functions.keys().collect::<Vec<_>>(), ["large"]);
+    fn small_functions_are_counted_have_no_line_and_are_not_taken_for_new() {
+        let now = count(&[("large", 998), ("small", 2), ("sha256", 9_000)]);
+        let before = now.clone().without_small_functions();
+        assert_eq!((before.hashing, before.rest), (9_000, 1_000));
+        assert_eq!(before.functions.keys().collect::<Vec<_>>(), ["large", "sha256"]);
+        assert!(before.differences(&now).is_empty());
+        // What has a line is looked up, however small its share has become.
+        let now = count(&[("large", 998), ("small", 2), ("sha256", 9_000), ("other", 900_000)]);
+        assert_eq!(before.differences(&now), [("other", 0, 900_000)]);
     }
 
     #[test]

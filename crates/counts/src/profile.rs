@@ -44,6 +44,11 @@ impl Profile {
         Ok(Self { costs })
     }
 
+    /// All instructions.
+    pub(crate) fn all(&self) -> u64 {
+        self.costs.values().sum()
+    }
+
     /// Instructions by function.
     pub(crate) fn by_function(&self) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();

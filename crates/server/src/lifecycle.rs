@@ -66,12 +66,14 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> Drop for ToItsEnd<F> {
 
 impl Tasks {
     /// Runs `future` to its end, whoever waits for it.
+    ///
+    /// In a box: on its way into a task a future is moved several times, and those that finish an upload are of 15 KB.
     pub(crate) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.tracker.spawn(future)
+        self.tracker.spawn(Box::pin(future))
     }
 
     /// Runs `future` to its end, whoever waits for it, in place for as long as somebody does: a task of its own would be
