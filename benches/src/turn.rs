@@ -20,7 +20,7 @@ use crate::speak::{Downloads, Name, Uploads};
 use crate::workload::{Content, What, Workload};
 
 /// How long a server may take until it answers.
-const START_MAX: Duration = Duration::from_secs(120);
+const START_MAX: Duration = Duration::from_mins(2);
 
 /// Files that downloads ask for in turn.
 const FILES: u64 = 256;
