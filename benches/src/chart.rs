@@ -21,6 +21,8 @@
 //!
 //! The colours in the picture are those for a light page; a style sheet in it replaces them where the reader prefers dark.
 
+use std::fmt::Write as _;
+
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -143,10 +145,10 @@ impl Bars {
             heading(&root, &self.title, &self.subtitle)?;
             let longest = self.bars.iter().map(|bar| bar.value).fold(f64::MIN_POSITIVE, f64::max);
             // Room for what stands at the end of the longest.
-            let room = f64::from(WIDTH as i32 - LABELS - 150);
+            let longest_px = f64::from(WIDTH as i32 - LABELS - 150);
             for (nth, bar) in self.bars.iter().enumerate() {
                 let middle = HEAD + ROW * nth as i32 + ROW / 2;
-                let end = LABELS + (room * bar.value / longest).round().max(1.0) as i32;
+                let end = LABELS + (longest_px * bar.value / longest).round().max(1.0) as i32;
                 let (top, bottom) = (middle - ROW / 2 + 4, middle + ROW / 2 - 4);
                 root.draw(&Rectangle::new(
                     [(LABELS, top), (end, bottom)],
@@ -252,9 +254,9 @@ fn write(
     at: (i32, i32),
     size: i32,
     paint: Paint,
-    side: HPos,
+    end: HPos,
 ) -> Result<(), Failed> {
-    let style = ("sans-serif", size).into_font().color(&paint.0).pos(Pos::new(side, VPos::Center));
+    let style = ("sans-serif", size).into_font().color(&paint.0).pos(Pos::new(end, VPos::Center));
     root.draw(&Text::new(text.to_owned(), at, style))?;
     Ok(())
 }
@@ -298,7 +300,8 @@ fn for_dark_pages_too(svg: &str) -> String {
     for Paint(RGBColor(r, g, b), dark) in ALL {
         let light = format!("#{r:02X}{g:02X}{b:02X}");
         for attribute in ["fill", "stroke"] {
-            style += &format!(" [{attribute}=\"{light}\"] {{ {attribute}: {dark} }}");
+            // Writing to a String does not fail.
+            let _infallible = write!(style, " [{attribute}=\"{light}\"] {{ {attribute}: {dark} }}");
         }
     }
     style += " }</style>\n";

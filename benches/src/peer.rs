@@ -25,6 +25,8 @@ pub struct Peer {
     pub about: &'static str,
     /// How it takes an upload.
     pub speak: Speak,
+    /// What callers present to it; empty: nothing, or what is made anew at its start.
+    pub key: &'static str,
     /// The path of a file by what its upload yielded, if it gives files.
     pub read: Option<fn(&str) -> String>,
     /// What its files lack of being durable is made up for at the end of a turn, within its time.
@@ -66,6 +68,7 @@ const fn peer(
         kind: Kind::Peer,
         about,
         speak,
+        key: "",
         read: None,
         synced_after: false,
         keeps: true,
@@ -84,10 +87,6 @@ const fn limit(
 
 const fn s3(access: &'static str, secret: &'static str, region: &'static str) -> Speak {
     Speak::Put { prefix: "/bench/", sign: Some(Sign { access, secret, region }), status: 200 }
-}
-
-const fn openai(path: &'static str) -> Speak {
-    Speak::Form { path, purpose: Some("user_data"), answer: Answer::Bytes }
 }
 
 /// All of them.
@@ -173,15 +172,22 @@ pub const PEERS: &[Peer] = &[
         "ogx files API, row synced",
         "inline::localfs, rows in SQLite; file not synced",
         How::Script,
-        openai("/v1/files"),
+        Speak::Form { path: "/v1/files", purpose: Some("user_data"), answer: Answer::Bytes },
     ),
-    peer(
-        "litellm",
-        "LiteLLM proxy, no sync",
-        "passes files to a provider, here a stub beside it that writes them without a sync",
-        How::Script,
-        openai("/v1/files"),
-    ),
+    Peer {
+        key: "sk-bench",
+        ..peer(
+            "litellm",
+            "LiteLLM proxy, no sync",
+            "passes files to a provider, here a stub beside it that writes them without a sync",
+            How::Script,
+            Speak::Form {
+                path: "/v1/files",
+                purpose: Some("user_data"),
+                answer: Answer::FormBytes,
+            },
+        )
+    },
     peer(
         "rustus",
         "rustus, no sync",
@@ -299,7 +305,7 @@ impl Peer {
                 fs::create_dir(dir.join("files"))?;
                 Ok(String::new())
             }
-            How::Beside(..) | How::Script => Ok(String::new()),
+            How::Beside(..) | How::Script => Ok(self.key.to_owned()),
         }
     }
 
@@ -332,12 +338,10 @@ impl Peer {
                 let to = free_ports()?;
                 let mut discard = programs.beside("limit", to, dir, &["discard"]);
                 behind = Some(start(&mut discard, &dir.join("log-behind"))?);
-                let location = format!(
-                    "location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
-                     proxy_request_buffering off; proxy_buffering off; }}"
-                );
+                let location = "location / { proxy_pass http://up; proxy_http_version 1.1; \
+                    proxy_set_header Connection \"\"; proxy_request_buffering off; proxy_buffering off; }";
                 let up = format!("upstream up {{ server 127.0.0.1:{to}; keepalive 256; }}");
-                programs.nginx_with(dir, &host, &up, &location)?
+                programs.nginx_with(dir, &host, &up, location)?
             }
         };
         clean(&mut command);

@@ -84,7 +84,7 @@ fn columns<'a>(results: &'a Results, workload: &'a Workload) -> Vec<Column<'a>> 
             let mut all = vec![
                 column("a second", |row| thousands(row.median.turn.per_second)),
                 column("MB/s", |row| format!("{:.0}", row.median.turn.mb_per_second)),
-                ("filegate to it", Box::new(|row, ours| ratio(row, ours))),
+                ("filegate to it", Box::new(ratio)),
                 column("p50 ms", |row| format!("{:.2}", row.median.turn.p50_ms)),
                 column("p99 ms", |row| format!("{:.2}", row.median.turn.p99_ms)),
                 cpu,

@@ -22,6 +22,7 @@ use filegate_load::process::{end_with_this_program, interrupted};
 /// slows all of them: figures are to be compared within one run only. Everything is on this machine, the load too.
 #[derive(Debug, Parser)]
 #[command(name = "benches/compare", after_help = AFTER)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 struct Arguments {
     /// What is done, and by whom: WORKLOAD, WORKLOAD/PEER or /PEER, each may end in *; several with commas
     #[arg(long, value_delimiter = ',', value_name = "WORKLOAD/PEER")]
@@ -91,7 +92,8 @@ Peers are installed into target/peers ($BENCH_PEERS) by benches/peers/NAME/insta
 fn main() -> Result<(), Failed> {
     let arguments = Arguments::parse();
     if arguments.list {
-        return list();
+        list();
+        return Ok(());
     }
     if let Some(file) = &arguments.redraw {
         return show(&Results::read(file)?, &arguments.pictures);
@@ -251,7 +253,7 @@ impl<'a> Compare<'a> {
                 }
                 Err(why) if interrupted() => return Err(why),
                 Err(why) => {
-                    say(&format!("{} {}: syncs not counted: {why}", workload.name, peer.name))
+                    say(&format!("{} {}: syncs not counted: {why}", workload.name, peer.name));
                 }
             }
         }
@@ -274,8 +276,7 @@ impl<'a> Compare<'a> {
             },
         };
         let took = began.elapsed().as_secs_f64();
-        let mut line = format!("{} {} round {}: ", workload.name, peer.name, round + 1);
-        line += &match workload.what {
+        let what = match workload.what {
             What::Start => format!("{:.0} ms", turn.start_ms),
             What::Memory => format!("idle {:.0}, peak {:.0} MiB", turn.idle_mib, turn.peak_mib),
             What::Uploads | What::Downloads => {
@@ -285,8 +286,11 @@ impl<'a> Compare<'a> {
                 )
             }
         };
-        line += &format!(", load {:.2}, foreign {:.2} ({took:.1} s)", turn.load, turn.foreign);
-        say(&line);
+        let (work, who, nth) = (workload.name, peer.name, round + 1);
+        let Turn { load, foreign, .. } = turn;
+        say(&format!(
+            "{work} {who} round {nth}: {what}, load {load:.2}, foreign {foreign:.2} ({took:.1} s)"
+        ));
         for warning in turn.error.iter().chain(&turn.doubt) {
             say(&format!("  WARNING: {warning}"));
         }
@@ -311,7 +315,7 @@ fn show(results: &Results, pictures: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
-fn list() -> Result<(), Failed> {
+fn list() {
     print("Work:\n");
     for workload in WORKLOADS {
         print(&format!("  {:12} {}\n", workload.name, workload.title));
@@ -320,7 +324,6 @@ fn list() -> Result<(), Failed> {
     for peer in PEERS {
         print(&format!("  {:16} {}: {}\n", peer.name, peer.title, peer.about));
     }
-    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "tables are what this is for")]

@@ -92,7 +92,7 @@ pub fn avi(size: u64) -> Vec<u8> {
     let mut avi = Vec::with_capacity(size as usize);
     let mut put = |name: &[u8], numbers: &[u32]| {
         avi.extend_from_slice(name);
-        numbers.iter().for_each(|number| avi.extend_from_slice(&number.to_le_bytes()));
+        avi.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
     };
     let frames = (size - MOVI as u64).div_ceil(FRAME_BYTES) as u32;
     put(b"RIFF", &[size as u32 - 8]);
