@@ -28,6 +28,9 @@ const FILES: u64 = 256;
 /// Part of the free disk that a turn may fill.
 const ROOM: f64 = 0.6;
 
+/// Numbers of calls that are left out between plans: each connection takes one more than it uses.
+const SPARE: u64 = u16::MAX as u64;
+
 /// How long syncs are counted.
 const COUNTED: Duration = Duration::from_millis(700);
 
@@ -78,6 +81,7 @@ impl Course {
                 let uploads = stand.uploads(self, workload.content);
                 let plan = self.plan(&stand, workload)?;
                 self.measure(&mut stand, &plan, &uploads, &mut turn)?;
+                stand.stored += turn.calls * uploads.moves();
             }
             What::Downloads => {
                 let path = peer.read.ok_or_else(|| format!("{} gives no files", peer.name))?;
@@ -107,6 +111,7 @@ impl Course {
                     ..Plan::calls(&stand.running.host, workload.connections, workload.calls_max)
                 };
                 self.measure(&mut stand, &plan, &uploads, &mut turn)?;
+                stand.stored += turn.calls * uploads.moves();
             }
         }
         stand.down(self)?;
@@ -179,16 +184,18 @@ impl Course {
         let server = &stand.running.server;
         // A kernel that cannot forget gives the peak since the start.
         let _since_start = server.forget_peak();
-        let (machine, cpu) = (Machine::now()?, server.cpu()?);
+        let (machine, cpu, began) = (Machine::now()?, server.cpu()?, Instant::now());
         let outcome = run(plan, work)?;
         let mut seconds = outcome.seconds();
         if stand.peer.synced_after {
-            let began = Instant::now();
+            let sync = Instant::now();
             self.place.settle()?;
-            seconds += began.elapsed().as_secs_f64();
+            seconds += sync.elapsed().as_secs_f64();
         }
         let cpu = server.cpu()?.saturating_sub(cpu).as_secs_f64();
         let machine = Machine::now()?.since(machine);
+        // Connecting is in it, which a turn's own time does not count.
+        let window = began.elapsed().as_secs_f64();
         turn.peak_mib = mib(server.memory_peak()?);
         turn.calls = outcome.done;
         turn.failed = outcome.failed;
@@ -200,15 +207,12 @@ impl Course {
         turn.p99_ms = outcome.percentile_ms(99.0);
         turn.cpu_per_gb = cpu / (outcome.moved as f64 / 1e9).max(1e-9);
         turn.load = outcome.own_share();
-        turn.kernel = machine.kernel.as_secs_f64() / seconds;
+        turn.kernel = machine.kernel.as_secs_f64() / window;
         let others = machine.busy.as_secs_f64() - machine.kernel.as_secs_f64() - cpu;
-        turn.foreign = (others - outcome.cpu.as_secs_f64()).max(0.0) / seconds;
-        turn.stolen = machine.steal.as_secs_f64() / seconds;
+        turn.foreign = (others - outcome.cpu.as_secs_f64()).max(0.0) / window;
+        turn.stolen = machine.steal.as_secs_f64() / window;
         turn.doubt = outcome.doubt();
         stand.next += outcome.done + outcome.failed + SPARE;
-        if work.stores() {
-            stand.stored += outcome.moved;
-        }
         if interrupted() {
             return Err("interrupted".into());
         }
@@ -296,8 +300,7 @@ impl<'a> Stand<'a> {
     }
 
     fn count<W: Work>(&mut self, outcome: &Outcome<W::Yield>, work: &W) {
-        // Each connection may have taken one number more than it used.
-        self.next += outcome.done + outcome.failed + u64::from(u16::MAX);
+        self.next += outcome.done + outcome.failed + SPARE;
         self.stored += outcome.done * work.moves();
     }
 

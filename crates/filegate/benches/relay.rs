@@ -9,16 +9,19 @@
 //! One small upstream of this program's own answers all three. They take turns within each round, so that a machine
 //! that slows down slows all of them; medians of the rounds are printed. nginx has `proxy_buffering` and
 //! `proxy_request_buffering` off and keeps connections to the upstream, as the relay does; both write their log of
-//! requests to a file. Processor time is `utime` and `stime` of `/proc/PID/stat`, of all processes of each.
+//! requests to a file. Processor time and memory are of all processes of each.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use filegate_load::process::{Server, end_with_this_program};
+use filegate_load::{CallError, Next, Plan, Reply, Work, run};
 use filegate_testkit::http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,12 +34,10 @@ const LARGE: usize = 20_000_000;
 /// Bytes of a small one.
 const SMALL: usize = 1_000;
 /// Relays at once whose memory is looked at.
-const MANY: usize = 256;
-/// Clock ticks of `/proc` in a second.
-const TICKS: f64 = 100.0;
+const MANY: u16 = 256;
 
 /// What is measured: a name, bytes up, bytes down, connections.
-const CELLS: [(&str, usize, usize, usize); 6] = [
+const CELLS: [(&str, usize, usize, u16); 6] = [
     ("20 MB up, 1 connection", LARGE, 2, 1),
     ("20 MB up, 8 connections", LARGE, 2, 8),
     ("20 MB down, 1 connection", 0, LARGE, 1),
@@ -59,8 +60,8 @@ struct Side {
     address: SocketAddr,
     /// The key that its callers have.
     key: String,
-    /// Its processes.
-    pids: Vec<u32>,
+    /// Who listens there, if that is a program of its own. Killed when dropped, so that an error leaves nobody behind.
+    server: Option<Server>,
 }
 
 /// What a turn showed.
@@ -77,21 +78,14 @@ struct Turn {
 
 fn main() -> Result<(), Failed> {
     let arguments = arguments()?;
+    end_with_this_program()?;
     let upstream = Runtime::new()?;
-    let load = Runtime::new()?;
     let address = upstream.block_on(serve())?;
     let home = tempfile::tempdir()?;
-    let mut nginx = Nginx::start(&arguments.nginx, home.path(), address)?;
-    let mut filegate = Filegate::start(home.path(), address)?;
     let sides = [
-        Side { name: "direct", address, key: String::new(), pids: vec![] },
-        Side { name: "nginx", address: nginx.address, key: String::new(), pids: nginx.pids()? },
-        Side {
-            name: "filegate",
-            address: filegate.address,
-            key: filegate.key.clone(),
-            pids: vec![filegate.child.id()],
-        },
+        Side { name: "direct", address, key: String::new(), server: None },
+        start_nginx(&arguments.nginx, home.path(), address)?,
+        start_filegate(home.path(), address)?,
     ];
     say("| | direct | nginx | filegate | filegate to nginx |\n|---|---|---|---|---|");
     let cells = CELLS.into_iter().filter(|(name, ..)| name.contains(&arguments.only));
@@ -99,7 +93,7 @@ fn main() -> Result<(), Failed> {
         let mut turns = BTreeMap::<&str, Vec<Turn>>::new();
         for round in 0..=arguments.rounds {
             for side in &sides {
-                let turn = load.block_on(turn(side, up, down, connections, arguments.seconds))?;
+                let turn = turn(side, up, down, connections, arguments.seconds)?;
                 // The first round only warms up.
                 if round > 0 {
                     turns.entry(side.name).or_default().push(turn);
@@ -116,22 +110,23 @@ fn main() -> Result<(), Failed> {
         );
     }
     say("");
+    let most = |side: &Side| -> Result<String, Failed> {
+        let bytes = side.server.as_ref().map_or(Ok(0), Server::memory_peak)?;
+        Ok(format!("most memory {} MiB", bytes >> 20))
+    };
     for side in &sides[1..] {
-        say(&format!("{}: most memory so far {}", side.name, memory(&side.pids, "VmHWM")?));
+        say(&format!("{}: so far {}", side.name, most(side)?));
     }
     let many = [("up", LARGE, 2), ("down", 0, LARGE)];
     for (what, up, down) in many.into_iter().filter(|_| arguments.only.is_empty()) {
         for side in &sides[1..] {
-            load.block_on(turn(side, up, down, MANY, 5.0))?;
-            let most = memory(&side.pids, "VmHWM")?;
-            say(&format!(
-                "{}: {MANY} relays of 20 MB {what} at once: most memory {most}",
-                side.name
-            ));
+            turn(side, up, down, MANY, 5.0)?;
+            say(&format!("{}: {MANY} relays of 20 MB {what} at once: {}", side.name, most(side)?));
         }
     }
-    filegate.stop();
-    nginx.stop();
+    for server in sides.into_iter().filter_map(|side| side.server) {
+        server.stop()?;
+    }
     Ok(())
 }
 
@@ -177,59 +172,59 @@ fn median(turns: &[Turn]) -> Turn {
 }
 
 /// Calls on so many connections, each begun within `seconds`.
-#[expect(clippy::disallowed_methods, reason = "a program that measures has no task tracker")]
-async fn turn(
+fn turn(
     side: &Side,
     up: usize,
     down: usize,
-    connections: usize,
+    connections: u16,
     seconds: f64,
 ) -> Result<Turn, Failed> {
-    let before = processor(&side.pids)?;
-    let began = Instant::now();
-    let until = began + Duration::from_secs_f64(seconds);
-    let request = std::sync::Arc::new(request(&side.key, up, down));
-    let name = side.name;
-    let calls = (0..connections).map(|_| {
-        let (request, address) = (std::sync::Arc::clone(&request), side.address);
-        tokio::spawn(async move {
-            let mut stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let mut took = vec![];
-            let mut buffer = vec![0; 256 << 10];
-            while took.is_empty() || Instant::now() < until {
-                let call = Instant::now();
-                let (mut read, mut write) = stream.split();
-                let sending = write.write_all(&request);
-                let answer = answer(&mut read, &mut buffer);
-                let (sent, answered) = tokio::join!(sending, answer);
-                sent?;
-                let length = answered.map_err(|why| io::Error::other(format!("{name}: {why}")))?;
-                if length != down {
-                    let begins = String::from_utf8_lossy(&buffer[..600]);
-                    let why = format!("{name}: {length} bytes and not {down}: {begins:?}");
-                    return Err(io::Error::other(why));
-                }
-                took.push(call.elapsed().as_secs_f64() * 1e6);
-            }
-            Ok(took)
-        })
-    });
-    let mut took = vec![];
-    for call in calls.collect::<Vec<_>>() {
-        took.extend(call.await??);
+    let processor = || side.server.as_ref().map_or(Ok(Duration::ZERO), Server::cpu);
+    let call = Call { request: request(&side.key, up, down).into(), moves: up + down, down };
+    let before = processor()?;
+    let span = Duration::from_secs_f64(seconds);
+    let outcome = run(&Plan::new(side.address.to_string(), connections, span), &call)?;
+    let cpu = processor()?.saturating_sub(before);
+    if let Some(error) = &outcome.first_error {
+        return Err(format!("{}: {error}", side.name).into());
     }
-    let elapsed = began.elapsed().as_secs_f64();
-    let cpu = processor(&side.pids)? - before;
-    took.sort_by(f64::total_cmp);
-    let calls = took.len();
+    if let Some(doubt) = outcome.doubt() {
+        say(&format!("WARNING, {}: {doubt}", side.name));
+    }
     Ok(Turn {
-        calls: calls as u64,
-        bytes_s: (calls * (up + down)) as f64 / elapsed,
-        p50_us: took[calls / 2],
-        p99_us: took[calls * 99 / 100],
-        cpu_ms: cpu * 1e3 / calls as f64,
+        calls: outcome.done,
+        bytes_s: outcome.megabytes_per_second() * 1e6,
+        p50_us: outcome.percentile_ms(50.0) * 1e3,
+        p99_us: outcome.percentile_ms(99.0) * 1e3,
+        cpu_ms: cpu.as_secs_f64() * 1e3 / outcome.done as f64,
     })
+}
+
+/// A request that is answered with so many bytes.
+struct Call {
+    request: Bytes,
+    moves: usize,
+    down: usize,
+}
+
+impl Work for Call {
+    type Yield = ();
+
+    fn request(&self, _nth: u64) -> filegate_load::Request {
+        filegate_load::Request::whole(self.request.clone())
+    }
+
+    fn judge(&self, _nth: u64, _step: u32, reply: &Reply<'_>) -> Result<Next<()>, CallError> {
+        reply.expect_status(200)?;
+        if reply.body_bytes == self.down as u64 {
+            return Ok(Next::Done(()));
+        }
+        Err(CallError::Broken(format!("{} bytes and not {}", reply.body_bytes, self.down)))
+    }
+
+    fn moves(&self) -> u64 {
+        self.moves as u64
+    }
 }
 
 /// A whole request. Its type is one whose body the relay does not read, and its path says in hex how much is to come
@@ -243,21 +238,6 @@ fn request(key: &str, up: usize, down: usize) -> Vec<u8> {
     .into_bytes();
     request.resize(request.len() + up, b'x');
     request
-}
-
-/// Reads an answer; gives the length of its body.
-async fn answer(
-    read: &mut (impl tokio::io::AsyncRead + Unpin),
-    buffer: &mut [u8],
-) -> io::Result<usize> {
-    let (mut have, length) = head(read, buffer).await?;
-    while have < length {
-        match read.read(buffer).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => have += n,
-        }
-    }
-    Ok(length)
 }
 
 /// Reads a head; gives how much of the body came with it, and its length.
@@ -323,117 +303,81 @@ async fn talk(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-struct Nginx {
-    child: Child,
-    address: SocketAddr,
+/// Its workers end with it: they are of one group.
+fn start_nginx(binary: &str, home: &Path, upstream: SocketAddr) -> Result<Side, Failed> {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = free.local_addr()?;
+    drop(free);
+    let home = home.join("nginx");
+    fs::create_dir(&home)?;
+    let dir = home.display();
+    let config = format!(
+        "daemon off; pid {dir}/pid; error_log {dir}/error.log; worker_processes auto;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{\n access_log {dir}/access.log; client_body_temp_path {dir}/body;\n\
+         proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u;\n\
+         scgi_temp_path {dir}/s; keepalive_requests 10000000;\n\
+         upstream up {{ server {upstream}; keepalive 64; keepalive_requests 10000000; }}\n\
+         server {{ listen {address}; client_max_body_size 0; tcp_nodelay on;\n\
+         location / {{ proxy_pass http://up; proxy_http_version 1.1;\n\
+         proxy_set_header Connection \"\"; proxy_buffering off; proxy_request_buffering off; }} }} }}\n"
+    );
+    let file = home.join("nginx.conf");
+    fs::File::create(&file)?.write_all(config.as_bytes())?;
+    let mut command = Command::new(binary);
+    command.arg("-c").arg(&file).stdin(Stdio::null()).stderr(Stdio::null());
+    let server = Server::start(&mut command)
+        .map_err(|error| format!("{binary}: {error}; say where nginx is with --nginx"))?;
+    wait_for(address)?;
+    Ok(Side { name: "nginx", address, key: String::new(), server: Some(server) })
 }
 
-impl Nginx {
-    fn start(binary: &str, home: &Path, upstream: SocketAddr) -> Result<Self, Failed> {
-        let free = std::net::TcpListener::bind("127.0.0.1:0")?;
-        let address = free.local_addr()?;
-        drop(free);
-        let home = home.join("nginx");
-        fs::create_dir(&home)?;
-        let dir = home.display();
-        let config = format!(
-            "daemon off; pid {dir}/pid; error_log {dir}/error.log; worker_processes auto;\n\
-             events {{ worker_connections 4096; }}\n\
-             http {{\n access_log {dir}/access.log; client_body_temp_path {dir}/body;\n\
-             proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u;\n\
-             scgi_temp_path {dir}/s; keepalive_requests 10000000;\n\
-             upstream up {{ server {upstream}; keepalive 64; keepalive_requests 10000000; }}\n\
-             server {{ listen {address}; client_max_body_size 0; tcp_nodelay on;\n\
-             location / {{ proxy_pass http://up; proxy_http_version 1.1;\n\
-             proxy_set_header Connection \"\"; proxy_buffering off; proxy_request_buffering off; }} }} }}\n"
-        );
-        let file = home.join("nginx.conf");
-        fs::File::create(&file)?.write_all(config.as_bytes())?;
-        let child = Command::new(binary)
-            .arg("-c")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("{binary}: {error}; say where nginx is with --nginx"))?;
-        wait_for(address)?;
-        Ok(Self { child, address })
-    }
-
-    /// Its own and those of its workers.
-    fn pids(&self) -> Result<Vec<u32>, Failed> {
-        let master = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children"))?;
-        let workers =
-            children.split_whitespace().map(str::parse).collect::<Result<Vec<u32>, _>>()?;
-        Ok([master].into_iter().chain(workers).collect())
-    }
-
-    /// Its workers end with the master that is asked to stop.
-    fn stop(&mut self) {
-        let asked = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _it_ends = asked.and_then(|_| self.child.wait());
-    }
-}
-
-struct Filegate {
-    child: Child,
-    address: SocketAddr,
-    key: String,
-}
-
-impl Filegate {
-    fn start(home: &Path, upstream: SocketAddr) -> Result<Self, Failed> {
-        let binary = env!("CARGO_BIN_EXE_filegate");
-        let data = home.join("filegate");
-        let log = home.join("filegate.log");
-        let child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .arg("--data-dir")
-            .arg(&data)
-            .stdin(Stdio::null())
-            .stderr(File::create(&log)?)
-            .spawn()?;
-        let began = Instant::now();
-        let (text, address) = loop {
-            let text = fs::read_to_string(&log)?;
-            let address = text
-                .split_once("listening on http://")
-                .and_then(|(_, rest)| rest.split([' ', '\n']).next()?.parse::<SocketAddr>().ok());
-            match address {
-                Some(address) if text.contains("make an API key") => break (text, address),
-                _ if began.elapsed() > Duration::from_secs(30) => {
-                    return Err("filegate did not start".into());
-                }
-                _ => std::thread::sleep(Duration::from_millis(50)),
+fn start_filegate(home: &Path, upstream: SocketAddr) -> Result<Side, Failed> {
+    let binary = env!("CARGO_BIN_EXE_filegate");
+    let data = home.join("filegate");
+    let log = home.join("filegate.log");
+    let mut command = Command::new(binary);
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+        .arg("--data-dir")
+        .arg(&data)
+        .stdin(Stdio::null())
+        .stderr(File::create(&log)?);
+    let server = Server::start(&mut command)?;
+    let began = Instant::now();
+    let (text, address) = loop {
+        let text = fs::read_to_string(&log)?;
+        let address = text
+            .split_once("listening on http://")
+            .and_then(|(_, rest)| rest.split([' ', '\n']).next()?.parse::<SocketAddr>().ok());
+        match address {
+            Some(address) if text.contains("make an API key") => break (text, address),
+            _ if began.elapsed() > Duration::from_secs(30) => {
+                return Err("filegate did not start".into());
             }
-        };
-        let after = |word: &str, ends: &[char]| {
-            let rest = text.split_once(word).map(|(_, rest)| rest).unwrap_or_default();
-            rest.split(ends).next().unwrap_or_default().to_owned()
-        };
-        let admin = after("operators: http://", &[')', ' ']);
-        let token = after("shown only this once: ", &['\n']);
-        let made = Command::new(binary)
-            .args(["key", "create", "--name", "bench", "--data-dir"])
-            .arg(&data)
-            .output()?;
-        let key = String::from_utf8(made.stdout)?.trim().to_owned();
-        let channel = format!(
-            r#"{{"name":"bench","base_url":"http://{upstream}","key":"upstream-key","settings":{{}}}}"#
-        );
-        let add = Request::new(&admin, "POST", "/admin/v1/channels").bearer(&token);
-        let added = add.header("Content-Type", "application/json").body(channel).try_send()?;
-        if added.status != 200 {
-            return Err(format!("adding the channel was answered {}", added.text()).into());
+            _ => std::thread::sleep(Duration::from_millis(50)),
         }
-        Ok(Self { child, address, key })
+    };
+    let after = |word: &str, ends: &[char]| {
+        let rest = text.split_once(word).map(|(_, rest)| rest).unwrap_or_default();
+        rest.split(ends).next().unwrap_or_default().to_owned()
+    };
+    let admin = after("operators: http://", &[')', ' ']);
+    let token = after("shown only this once: ", &['\n']);
+    let made = Command::new(binary)
+        .args(["key", "create", "--name", "bench", "--data-dir"])
+        .arg(&data)
+        .output()?;
+    let key = String::from_utf8(made.stdout)?.trim().to_owned();
+    let channel = format!(
+        r#"{{"name":"bench","base_url":"http://{upstream}","key":"upstream-key","settings":{{}}}}"#
+    );
+    let add = Request::new(&admin, "POST", "/admin/v1/channels").bearer(&token);
+    let added = add.header("Content-Type", "application/json").body(channel).try_send()?;
+    if added.status != 200 {
+        return Err(format!("adding the channel was answered {}", added.text()).into());
     }
-
-    fn stop(&mut self) {
-        let _gone_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
+    Ok(Side { name: "filegate", address, key, server: Some(server) })
 }
 
 fn wait_for(address: SocketAddr) -> Result<(), Failed> {
@@ -444,30 +388,6 @@ fn wait_for(address: SocketAddr) -> Result<(), Failed> {
         std::thread::sleep(Duration::from_millis(50));
     }
     Err("nobody listens".into())
-}
-
-/// Seconds of processor time that `pids` have used.
-fn processor(pids: &[u32]) -> io::Result<f64> {
-    let mut ticks = 0.0;
-    for pid in pids {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let after = stat.rsplit(')').next().unwrap_or_default();
-        let fields: Vec<&str> = after.split_whitespace().collect();
-        ticks += fields[11].parse::<f64>().map_err(io::Error::other)?;
-        ticks += fields[12].parse::<f64>().map_err(io::Error::other)?;
-    }
-    Ok(ticks / TICKS)
-}
-
-/// What `/proc/PID/status` says of memory, summed.
-fn memory(pids: &[u32], what: &str) -> io::Result<String> {
-    let mut kib = 0;
-    for pid in pids {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find(|line| line.starts_with(what)).unwrap_or_default();
-        kib += line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(format!("{} MiB", kib >> 10))
 }
 
 fn arguments() -> Result<Arguments, Failed> {
