@@ -67,13 +67,12 @@ pub(crate) struct Results {
 
 fn main() -> Result<(), Failed> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
-    let (lines, ended) = match &arguments.redraw {
-        Some(file) => (read(file)?, Ok(())),
-        None => {
-            let mut results = Results { file: fs::File::create(&arguments.json)?, lines: vec![] };
-            let ended = measured(&arguments, &mut results);
-            (results.lines, ended)
-        }
+    let (lines, ended) = if let Some(file) = &arguments.redraw {
+        (read(file)?, Ok(()))
+    } else {
+        let mut results = Results { file: fs::File::create(&arguments.json)?, lines: vec![] };
+        let ended = measured(&arguments, &mut results);
+        (results.lines, ended)
     };
     say(&draw::tables(&lines));
     draw::pictures(&lines, &arguments.pictures)?;
@@ -147,17 +146,14 @@ fn measured(arguments: &Arguments, results: &mut Results) -> Result<(), Failed> 
     filegate_load::process::end_with_this_program()?;
     all_descriptors()?;
     let temporary;
-    let home = match &arguments.data_dir {
-        Some(dir) => {
-            fs::create_dir_all(dir)?;
-            dir
-        }
-        None => {
-            // Not where temporary files are: that may be memory.
-            let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-            temporary = tempfile::tempdir_in(target)?;
-            temporary.path()
-        }
+    let home = if let Some(dir) = &arguments.data_dir {
+        fs::create_dir_all(dir)?;
+        dir
+    } else {
+        // Not where temporary files are: that may be memory.
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+        temporary = tempfile::tempdir_in(target)?;
+        temporary.path()
     };
     let place =
         |rows: i64| Place { binary: arguments.filegate.clone(), data: home.join(rows.to_string()) };

@@ -45,7 +45,7 @@ impl Retrieve<'_> {
     fn id(&self, nth: u64) -> i64 {
         let mixed = (nth + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-        rows::id_of((mixed >> 1).cast_signed() % self.rows & !1)
+        rows::id_of(((mixed >> 1).cast_signed() % self.rows) & !1)
     }
 }
 
