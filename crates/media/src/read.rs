@@ -7,8 +7,11 @@ use std::io::{Read, Seek, SeekFrom};
 
 use crate::types::{Format, Limits, ProbeError};
 
-/// Bytes fetched from the source at a time.
+/// Bytes fetched from the source at a time, at most.
 const BUFFER_BYTES: usize = 64 << 10;
+/// Bytes fetched after a jump: many walks look at a head and jump on. Twice as many with each fetch that goes on
+/// about where the last one ended.
+const FIRST_BYTES: usize = 4 << 10;
 
 /// Bytes fetched in all, at most: so many times the file's length, and so many more. Real files of
 /// small fragments, the worst, take eight times theirs.
@@ -24,6 +27,8 @@ pub(crate) struct Bounded<'a> {
     buffer: Vec<u8>,
     /// Offset in the source of `buffer[0]`.
     buffer_start: u64,
+    /// Bytes of the last fetch, as far as the file has them.
+    fetched: usize,
     steps_left: u64,
     /// Bytes that may still be fetched.
     fetch_left: u64,
@@ -46,6 +51,7 @@ impl<'a> Bounded<'a> {
             position: 0,
             buffer: Vec::new(),
             buffer_start: 0,
+            fetched: 0,
             steps_left: limits.steps_max,
             fetch_left: len.saturating_mul(FETCHED_TIMES_MAX).saturating_add(FETCHED_BYTES_MORE),
             format: Format::Txt,
@@ -92,7 +98,7 @@ impl<'a> Bounded<'a> {
         let offset = self.position.checked_sub(self.buffer_start);
         let have = offset.and_then(|o| (self.buffer.len() as u64).checked_sub(o)).unwrap_or(0);
         if have < want as u64 {
-            self.fill()?;
+            self.fill(want)?;
         }
         let start = (self.position - self.buffer_start) as usize;
         Ok(&self.buffer[start..(start + want).min(self.buffer.len())])
@@ -124,15 +130,23 @@ impl<'a> Bounded<'a> {
         Ok(Some(out))
     }
 
-    fn fill(&mut self) -> Result<(), ProbeError> {
-        let want = usize::try_from(self.remaining()).unwrap_or(usize::MAX).min(BUFFER_BYTES);
-        self.fetch_left =
-            self.fetch_left.checked_sub(want as u64).ok_or(ProbeError::TooComplex {
-                format: self.format,
-                detail: "scattered more than any real file is".to_owned(),
-            })?;
+    /// Fetches at least `want` bytes, which are there, from where we are.
+    fn fill(&mut self, want: usize) -> Result<(), ProbeError> {
+        let remaining = usize::try_from(self.remaining()).unwrap_or(usize::MAX);
+        // Each fetch counts as a whole buffer: its price is the call rather than the bytes.
+        let price = remaining.min(BUFFER_BYTES) as u64;
+        self.fetch_left = self.fetch_left.checked_sub(price).ok_or(ProbeError::TooComplex {
+            format: self.format,
+            detail: "scattered more than any real file is".to_owned(),
+        })?;
+        let end = self.buffer_start + self.buffer.len() as u64;
+        // Over the rest of a frame that the last fetch ended in, too.
+        let near = end + self.fetched as u64;
+        let goes_on = self.fetched > 0 && (self.buffer_start..=near).contains(&self.position);
+        let next = if goes_on { self.fetched * 2 } else { FIRST_BYTES };
+        self.fetched = next.max(want).min(BUFFER_BYTES);
         self.source.seek(SeekFrom::Start(self.position)).map_err(ProbeError::Io)?;
-        self.buffer.resize(want, 0);
+        self.buffer.resize(self.fetched.min(remaining), 0);
         self.source.read_exact(&mut self.buffer).map_err(ProbeError::Io)?;
         self.buffer_start = self.position;
         Ok(())
@@ -158,6 +172,24 @@ mod tests {
         reader.skip(u64::MAX);
         assert_eq!(reader.position(), 200_000);
         assert!(reader.peek(1).unwrap().is_empty());
+    }
+
+    #[test]
+    fn fetches_are_small_after_a_jump_and_grow_as_the_walk_goes_on() {
+        let mut cursor = Cursor::new(vec![7; 10 * BUFFER_BYTES]);
+        let mut reader = Bounded::new(&mut cursor, &Limits::default()).unwrap();
+        let mut fetched = vec![];
+        for _ in 0..6 {
+            reader.peek(1).unwrap();
+            fetched.push(reader.buffer.len());
+            reader.skip(reader.buffer.len() as u64);
+        }
+        assert_eq!(fetched, [4, 8, 16, 32, 64, 64].map(|kib| kib << 10));
+        reader.seek_to(0);
+        assert_eq!(reader.peek(10_000).unwrap(), [7; 10_000]);
+        reader.skip(9 * BUFFER_BYTES as u64);
+        reader.peek(1).unwrap();
+        assert_eq!(reader.buffer.len(), FIRST_BYTES);
     }
 
     #[test]
