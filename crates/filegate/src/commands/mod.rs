@@ -68,10 +68,15 @@ pub(crate) fn run(cli: Cli, printer: &Printer) -> Result<Exit, Failure> {
     }
 }
 
+/// Threads for what blocks: more than work for the disk and the connections to a database together, and few enough that their
+/// stacks are no burden.
+const BLOCKING_THREADS: usize = 128;
+
 /// The runtime of commands that serve or work on a data directory.
 fn server_runtime() -> Result<Runtime, Failure> {
     Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(|source| Failure::Local { what: "cannot start".to_owned(), source })
 }

@@ -22,9 +22,9 @@ use crate::http::reply::store_failed;
 /// A file up to this size stays in memory until it lands.
 pub(super) const SMALL_BYTES: usize = 256 << 10;
 /// What all large uploads have in memory together, as long as there are not more of them than [`PIECE_BYTES_MIN`] allows.
-const PIECES_BYTES: usize = 32 << 20;
-/// The smallest piece: about what a connection reads at once.
-const PIECE_BYTES_MIN: usize = 48 << 10;
+const PIECES_BYTES: usize = 16 << 20;
+/// The smallest piece: no more than a connection reads at once.
+const PIECE_BYTES_MIN: usize = 32 << 10;
 /// The largest piece. Larger ones do not stay in the processor's cache on their way.
 const PIECE_BYTES_MAX: usize = 1 << 20;
 
@@ -95,7 +95,8 @@ enum Disk {
 /// A piece on its way, and summed beside it.
 struct Writing {
     writer: JoinHandle<Result<TempBlob, StoreError>>,
-    summer: JoinHandle<Summer>,
+    /// None for a small piece, which its writer sums: a second thread would be dearer than the wait.
+    summer: Option<JoinHandle<Summer>>,
 }
 
 impl Spool {
@@ -172,20 +173,28 @@ impl Spool {
         let start = self.bytes - bytes as u64;
         let key = guard.begin().await?;
         let blobs = app.blobs.clone();
-        let mut summer = temp.as_mut().map(TempBlob::lend_summer).unwrap_or_default();
-        let summed = piece.clone();
+        let beside = bytes >= PIECE_BYTES_MAX / 2;
+        let summer = beside.then(|| {
+            let mut summer = temp.as_mut().map(TempBlob::lend_summer).unwrap_or_default();
+            let parts = piece.clone();
+            app.tasks.blocking(move || {
+                for part in parts {
+                    summer.update(&part);
+                }
+                summer
+            })
+        });
         let writer = app.tasks.blocking(move || {
             let mut temp = match temp {
                 Some(temp) => temp,
                 None => blobs.create(key)?,
             };
-            piece.iter().try_for_each(|part| temp.write_unsummed(part))?;
+            // Each part goes as soon as it is written.
+            piece.into_iter().try_for_each(|part| {
+                if beside { temp.write_unsummed(&part) } else { temp.write(&part) }
+            })?;
             temp.write_back(start);
             Ok(temp)
-        });
-        let summer = app.tasks.blocking(move || {
-            summed.iter().for_each(|part| summer.update(part));
-            summer
         });
         self.disk = Disk::Writing(Writing { writer, summer });
         Ok(())
@@ -199,7 +208,9 @@ impl Spool {
             Disk::Writing(Writing { writer, summer }) => {
                 let written = writer.await.map_err(|_panic| ErrorCode::Unknown)?;
                 let mut temp = written.map_err(|error| store_failed(&error))?;
-                temp.return_summer(summer.await.map_err(|_panic| ErrorCode::Unknown)?);
+                if let Some(summer) = summer {
+                    temp.return_summer(summer.await.map_err(|_panic| ErrorCode::Unknown)?);
+                }
                 Ok(Some(temp))
             }
             Disk::Landed(_) | Disk::Failed => Err(ErrorCode::Internal.into()),
@@ -211,13 +222,12 @@ impl Spool {
         self.share = None;
         self.put_together();
         self.parts = Vec::new();
-        self.disk = match self.settled().await? {
-            Some(temp) => Disk::Settled(Box::new(temp)),
-            None => {
-                // It was to be large, and is not.
-                self.piece.drain(..).for_each(|part| self.small.extend_from_slice(&part));
-                Disk::Unused
-            }
+        self.disk = if let Some(temp) = self.settled().await? {
+            Disk::Settled(Box::new(temp))
+        } else {
+            // It was to be large, and is not.
+            self.small.extend(self.piece.drain(..).flatten());
+            Disk::Unused
         };
         Ok(())
     }
@@ -329,5 +339,41 @@ impl Seek for Source<'_> {
             Self::Memory(cursor) => cursor.seek(position),
             Self::File(file) => file.seek(position),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_large_uploads_there_are_the_smaller_are_their_pieces() {
+        let pieces = Pieces::default();
+        let first = pieces.enter();
+        assert_eq!(first.piece_bytes(), PIECE_BYTES_MAX);
+        let mut others: Vec<_> = (1..256).map(|_| pieces.enter()).collect();
+        assert_eq!(first.piece_bytes() * 256 * 2, PIECES_BYTES);
+        assert_eq!(first.piece_bytes(), PIECE_BYTES_MIN);
+        others.extend((256..1024).map(|_| pieces.enter()));
+        assert_eq!(first.piece_bytes(), PIECE_BYTES_MIN);
+        drop(others);
+        assert_eq!(first.piece_bytes(), PIECE_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_comes_in_small_parts_is_put_together() {
+        let mut spool = Spool::default();
+        let large = Bytes::from(vec![1; KEPT_BYTES_MIN]);
+        let mut expected = Vec::new();
+        for part in
+            [Bytes::from_static(b"a"), Bytes::from_static(b"b"), large, Bytes::from_static(b"c")]
+        {
+            expected.extend_from_slice(&part);
+            spool.take(part);
+        }
+        assert_eq!(spool.piece_bytes, expected.len());
+        spool.put_together();
+        assert_eq!(spool.piece.iter().map(Bytes::len).collect::<Vec<_>>(), [2, KEPT_BYTES_MIN, 1]);
+        assert_eq!(spool.piece.concat(), expected);
     }
 }
