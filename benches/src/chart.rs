@@ -155,8 +155,8 @@ impl Bars {
                     bar.kind.paint().0.filled(),
                 ))?;
                 let ink = if bar.kind == Kind::Ours { OURS } else { INK };
-                write(&root, &bar.label, (LABELS - 8, middle), 14, ink, HPos::Right)?;
-                write(&root, &bar.note, (end + 8, middle), 13, ink, HPos::Left)?;
+                write(&root, &bar.label, (LABELS - 8, middle), 16, ink, HPos::Right)?;
+                write(&root, &bar.note, (end + 8, middle), 15, ink, HPos::Left)?;
             }
             root.present()?;
         }
@@ -199,7 +199,7 @@ impl Lines {
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(x, y)?;
-        let small = ("sans-serif", 13).into_font();
+        let small = ("sans-serif", 15).into_font();
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -243,8 +243,8 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn heading(root: &Area<'_>, title: &str, subtitle: &str) -> Result<(), Failed> {
     root.fill(&PAGE.0)?;
-    write(root, title, (MARGIN, 20), 18, INK, HPos::Left)?;
-    write(root, subtitle, (MARGIN, 43), 13, FAINT, HPos::Left)
+    write(root, title, (MARGIN, 20), 22, INK, HPos::Left)?;
+    write(root, subtitle, (MARGIN, 43), 16, FAINT, HPos::Left)
 }
 
 /// A line of text beside a point, its middle at the height of the point.

@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::TcpStream;
 
 /// Longest time to connect.
@@ -185,43 +185,60 @@ impl Connection {
     }
 
     async fn exchange(&mut self, request: &Request, keep: usize) -> Result<(Head, u64), CallError> {
-        let written = self.send(request).await;
-        // An early refusal may be there although the request could not be written to its end.
+        self.buffer.clear();
+        let sent = self.send(request).await;
+        // A refusal may be there although the request was not written to its end.
         let reply = self.read(keep).await;
-        match (written, reply) {
-            (Ok(()), reply) => reply,
-            (Err(_), Ok((head, bytes))) => Ok((Head { keep_alive: false, ..head }, bytes)),
+        match (sent, reply) {
+            (Ok(true), reply) => reply,
+            (_, Ok((head, bytes))) => Ok((Head { keep_alive: false, ..head }, bytes)),
             (Err(error), Err(_)) => Err(CallError::io("sending", &error)),
+            (Ok(false), Err(error)) => Err(error),
         }
     }
 
-    async fn send(&mut self, request: &Request) -> io::Result<()> {
-        if request.body.is_empty() && request.tail.is_empty() {
-            return self.stream.write_all(&request.head).await;
-        }
+    /// False: the answer came first, and the rest of the request was not sent.
+    async fn send(&mut self, request: &Request) -> io::Result<bool> {
         let mut slices =
             [&request.head, &request.body, &request.tail].map(|part| IoSlice::new(part));
         let mut left = &mut slices[..];
+        // What is empty is left out.
+        IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
-            match self.stream.write_vectored(left).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => IoSlice::advance_slices(&mut left, written),
+            match self.stream.try_write_vectored(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut left, written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let either = self.stream.ready(Interest::READABLE | Interest::WRITABLE).await?;
+                    if either.is_readable() && self.early()? {
+                        return Ok(false);
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Something of an answer is there already.
+    fn early(&mut self) -> io::Result<bool> {
+        match self.stream.try_read_buf(&mut self.buffer) {
+            Ok(read) => Ok(read > 0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads a reply into the buffer; gives its head and the length of its body.
     async fn read(&mut self, keep: usize) -> Result<(Head, u64), CallError> {
-        self.buffer.clear();
         let head = loop {
-            self.more().await?;
             if let Some(head) = parse_head(&self.buffer)? {
                 break head;
             }
             if self.buffer.len() > HEAD_BYTES_MAX {
                 return Err(CallError::Broken("the head of the reply does not end".to_owned()));
             }
+            self.more().await?;
         };
         let body_bytes = match head.length {
             Length::Known(length) => self.read_known(head.end, length, keep).await?,

@@ -17,6 +17,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 /// How long a server may take to end when it is asked to.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
+/// Signals so close to the first are the same request to end.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
 /// The groups that are alive, for [`end_with_this_program`].
 static ALIVE: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
@@ -159,9 +162,12 @@ pub fn end_with_this_program() -> io::Result<()> {
     };
     thread::spawn(move || {
         runtime.block_on(async {
+            let mut first: Option<Instant> = None;
             loop {
                 tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }
-                let again = INTERRUPTED.swap(true, Ordering::SeqCst);
+                INTERRUPTED.store(true, Ordering::SeqCst);
+                // `timeout` and some shells send one to the process and one to its group.
+                let again = first.get_or_insert_with(Instant::now).elapsed() > SAME_SIGNAL;
                 alive(|all| {
                     for group in all {
                         let _gone_already = kill_process_group(*group, Signal::KILL);
