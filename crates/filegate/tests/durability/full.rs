@@ -255,8 +255,7 @@ fn a_call_whose_body_has_no_room_is_refused_and_not_sent() {
         let server = home.start();
         let (base_url, calls) = upstream();
         let channel = json!({"name": "one", "base_url": base_url, "key": "k", "settings": {}});
-        let added =
-            server.admin("POST", "/channels").header("content-type", "application/json");
+        let added = server.admin("POST", "/channels").header("content-type", "application/json");
         assert_eq!(added.body(channel.to_string()).send().status, 200);
         let call = |text: usize| {
             let body = json!({"model": "speech-2.8-hd", "text": "x".repeat(text)});

@@ -26,14 +26,28 @@ const PIECES_BYTES: usize = 16 << 20;
 /// The smallest piece: no more than a connection reads at once.
 const PIECE_BYTES_MIN: usize = 32 << 10;
 /// The largest piece. Larger ones do not stay in the processor's cache on their way.
-const PIECE_BYTES_MAX: usize = 1 << 20;
+const PIECE_BYTES_MAX: usize = 2 << 20;
+/// The smallest that is summed on another thread than it is written on.
+const BESIDE_BYTES_MIN: usize = 512 << 10;
 
 /// What is kept as it came: half of what a connection reads at once, so that at most as much again is kept with it.
 const KEPT_BYTES_MIN: usize = 32 << 10;
 
+/// From this length on a file goes past the page cache ...
+const DIRECT_BYTES_MIN: u64 = 8 << 20;
+/// ... as long as there are not more such, each of which has two buffers beside its pieces.
+const DIRECT_MAX: usize = 8;
+/// Their bytes. The more the disk is given at once the faster it is, ...
+const DIRECT_BUFFER_BYTES: usize = 512 << 10;
+/// ... which matters to one that is alone: where there are several it has enough to do.
+const DIRECT_BUFFER_BYTES_ALONE: usize = 4 << 20;
+
 /// How much memory is given to large uploads.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Pieces(Arc<AtomicUsize>);
+pub(crate) struct Pieces {
+    all: Arc<AtomicUsize>,
+    direct: Arc<AtomicUsize>,
+}
 
 /// One large upload, for as long as it is received.
 #[derive(Debug)]
@@ -41,12 +55,26 @@ struct Share(Arc<AtomicUsize>);
 
 impl Pieces {
     fn enter(&self) -> Share {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Share(Arc::clone(&self.0))
+        Share::of(&self.all)
+    }
+
+    /// A place past the page cache for one of `length` bytes, if it is long enough and one is left.
+    fn past_cache(&self, length: u64) -> Option<Share> {
+        let share = (length >= DIRECT_BYTES_MIN).then(|| Share::of(&self.direct))?;
+        (share.others() < DIRECT_MAX).then_some(share)
     }
 }
 
 impl Share {
+    fn of(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+
+    fn others(&self) -> usize {
+        self.0.load(Ordering::Relaxed) - 1
+    }
+
     /// Bytes of the next piece, of which an upload has two: one comes while the other goes.
     fn piece_bytes(&self) -> usize {
         let uploads = self.0.load(Ordering::Relaxed).max(1);
@@ -72,8 +100,12 @@ pub(crate) struct Spool {
     /// Bytes of both.
     piece_bytes: usize,
     bytes: u64,
+    /// Bytes of the body, if it says so.
+    length: u64,
     /// While a large file is received.
     share: Option<Share>,
+    /// While it goes past the page cache.
+    past_cache: Option<Share>,
     disk: Disk,
 }
 
@@ -103,9 +135,12 @@ impl Spool {
     /// For a file of a body of `length` bytes, if that is known. It may be anything, and is not believed: it says only
     /// what is to be made ready.
     pub(super) fn expecting(length: Option<u64>) -> Self {
-        let length = usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX);
-        let small = if length > SMALL_BYTES { Vec::new() } else { Vec::with_capacity(length) };
-        Self { small, ..Self::default() }
+        let length = length.unwrap_or(0);
+        let small = match usize::try_from(length) {
+            Ok(length) if length <= SMALL_BYTES => Vec::with_capacity(length),
+            _ => Vec::new(),
+        };
+        Self { small, length, ..Self::default() }
     }
 
     /// Bytes received.
@@ -173,7 +208,14 @@ impl Spool {
         let start = self.bytes - bytes as u64;
         let key = guard.begin().await?;
         let blobs = app.blobs.clone();
-        let beside = bytes >= PIECE_BYTES_MAX / 2;
+        if temp.is_none() && blobs.as_local().is_some() {
+            self.past_cache = app.pieces.past_cache(self.length);
+        }
+        let past_cache = self.past_cache.as_ref().map(|share| match share.others() {
+            0 => DIRECT_BUFFER_BYTES_ALONE,
+            _ => DIRECT_BUFFER_BYTES,
+        });
+        let beside = bytes >= BESIDE_BYTES_MIN;
         let summer = beside.then(|| {
             let mut summer = temp.as_mut().map(TempBlob::lend_summer).unwrap_or_default();
             let parts = piece.clone();
@@ -187,7 +229,13 @@ impl Spool {
         let writer = app.tasks.blocking(move || {
             let mut temp = match temp {
                 Some(temp) => temp,
-                None => blobs.create(key)?,
+                None => {
+                    let mut temp = blobs.create(key)?;
+                    if let Some(buffer_bytes) = past_cache {
+                        temp.write_past_cache(buffer_bytes);
+                    }
+                    temp
+                }
             };
             // Each part goes as soon as it is written.
             piece.into_iter().try_for_each(|part| {
@@ -220,6 +268,7 @@ impl Spool {
     /// All of it was received: waits until nothing is being written. The last piece may still be in memory.
     pub(super) async fn settle(&mut self) -> Result<(), ApiError> {
         self.share = None;
+        self.past_cache = None;
         self.put_together();
         self.parts = Vec::new();
         self.disk = if let Some(temp) = self.settled().await? {
@@ -248,6 +297,7 @@ impl Spool {
             for part in std::mem::take(&mut self.piece) {
                 temp.write(&part)?;
             }
+            temp.finish_writing()?;
         }
         Ok(())
     }

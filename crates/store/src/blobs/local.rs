@@ -35,7 +35,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +45,7 @@ use filegate_types::BlobKey;
 use rustix::fs::{Advice, CWD, RenameFlags, fadvise, renameat_with};
 use sha2::{Digest, Sha256};
 
+use super::direct::{Direct, Written};
 use super::sum::{BLOB_BLOCK_BYTES, BlobSum, Summer, is_block};
 use super::{Pace, paced};
 use crate::datadir::{DataDir, sync_dir};
@@ -66,6 +67,8 @@ pub struct TempBlob {
     file: File,
     path: PathBuf,
     summer: Summer,
+    /// While it is written past the cache.
+    direct: Option<Direct>,
     landed: bool,
 }
 
@@ -205,6 +208,7 @@ impl LocalBlobs {
 
     /// Makes a blob durable under its key (steps 3 to 5 of the module's table).
     pub fn land(&self, mut temp: TempBlob) -> Result<BlobSum, StoreError> {
+        temp.finish_writing()?;
         temp.file.sync_data().map_err(|e| StoreError::io("syncing a blob", e))?;
         let home = self.shard(&temp.key);
         let target = home.join(temp.key.as_str());
@@ -374,7 +378,20 @@ impl TempBlob {
             .mode(0o600)
             .open(&path)
             .map_err(|e| StoreError::io("creating a blob", e))?;
-        Ok(Self { key, file, path, summer: Summer::default(), landed: false })
+        Ok(Self { key, file, path, summer: Summer::default(), direct: None, landed: false })
+    }
+
+    /// From its beginning on it goes past the page cache, where that can be: for one that is long. It is whole only after
+    /// [`finish_writing`](Self::finish_writing). Until then it has two buffers of `buffer_bytes`, a multiple of 4096.
+    pub fn write_past_cache(&mut self, buffer_bytes: usize) {
+        self.direct = Direct::open(&self.path, buffer_bytes);
+    }
+
+    /// All of it was written: until now some may be in memory.
+    pub fn finish_writing(&mut self) -> Result<(), StoreError> {
+        let Some(direct) = self.direct.take() else { return Ok(()) };
+        let finished = direct.finish(&self.file);
+        finished.map_err(|e| StoreError::io("writing a blob", e))
     }
 
     /// The key it will land under.
@@ -389,7 +406,15 @@ impl TempBlob {
 
     /// Appends `piece` without summing it: somebody else does, who has [`lent_summer`](Self::lend_summer).
     pub fn write_unsummed(&mut self, piece: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(piece).map_err(|e| StoreError::io("writing a blob", e))
+        let writing = |e| StoreError::io("writing a blob", e);
+        if let Some(direct) = &mut self.direct {
+            if let Written::Refused(at) = direct.write(piece, &self.file).map_err(writing)? {
+                self.file.seek(SeekFrom::Start(at)).map_err(writing)?;
+                self.direct = None;
+            }
+            return Ok(());
+        }
+        self.file.write_all(piece).map_err(writing)
     }
 
     /// The sums so far, to be gone on with beside the writing.
@@ -404,19 +429,23 @@ impl TempBlob {
 
     /// Has what was written from byte `start` on begin to go to the disk, so that the sync at the end finds little left.
     pub fn write_back(&self, start: u64) {
+        if self.direct.is_some() {
+            return;
+        }
         // Linux then starts to write what is dirty, and waits for nothing.
         let _a_hint = fadvise(&self.file, start, None, Advice::DontNeed);
     }
 
     /// Appends `piece`.
     pub fn write(&mut self, piece: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(piece).map_err(|e| StoreError::io("writing a blob", e))?;
+        self.write_unsummed(piece)?;
         self.summer.update(piece);
         Ok(())
     }
 
     /// The file, to be inspected. Its position is moved by that; nothing is written after.
     pub fn reader(&mut self) -> Result<&mut File, StoreError> {
+        self.finish_writing()?;
         self.file.rewind().map_err(|e| StoreError::io("reading a blob back", e))?;
         Ok(&mut self.file)
     }
@@ -548,6 +577,40 @@ mod tests {
         blobs.purge(&key(1)).unwrap();
         blobs.purge(&key(1)).unwrap();
         assert_eq!(blobs.digest(&key(1), |_| Pace::Go).unwrap(), None);
+    }
+
+    #[test]
+    fn what_goes_past_the_cache_is_the_same() {
+        let (_home, blobs) = store();
+        let buffer = 64 << 10;
+        let data: Vec<u8> = (0..9 * buffer as u32).map(|i| (i * 7 + (i >> 10)) as u8).collect();
+        for (n, (len, piece)) in [
+            (0, 1),
+            (5, 2),
+            (4096, 4096),
+            (buffer - 1, 100_003),
+            (buffer, 100_003),
+            (buffer + 1, buffer + 1),
+            (2 * buffer + 4097, 65_536),
+            (3 * buffer, 3 * buffer),
+            (9 * buffer - 1, 1000),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut temp = blobs.create(key(10 + n as u8)).unwrap();
+            temp.write_past_cache(buffer);
+            for piece in data[..len].chunks(piece) {
+                temp.write(piece).unwrap();
+            }
+            let mut read = vec![];
+            temp.reader().unwrap().read_to_end(&mut read).unwrap();
+            assert!(read == data[..len], "{len} bytes in pieces of {piece}");
+            let sum = blobs.land(temp).unwrap();
+            assert_eq!(sum.sha256, <[u8; 32]>::from(Sha256::digest(&data[..len])));
+            let digest = blobs.digest(&key(10 + n as u8), |_| Pace::Go).unwrap();
+            assert_eq!(digest, Some((len as u64, sum.sha256)));
+        }
     }
 
     #[test]

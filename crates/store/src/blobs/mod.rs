@@ -8,6 +8,7 @@
 //! Whoever uses [`Blobs`] need not know which. Bodies are received in memory up to a block and then into a
 //! file in `tmp/`, a [`TempBlob`], on both.
 
+mod direct;
 mod local;
 mod s3;
 mod sum;
