@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,22 +17,51 @@ use tokio::time::{Instant, Sleep};
 
 use crate::http::reply;
 
-/// How many answers of the router's were begun and ended on a connection.
+/// What is known of the answers of the router's on a connection.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Answers(Arc<[AtomicU64; 2]>);
+pub(crate) struct Answers(Arc<Count>);
+
+#[derive(Default)]
+struct Count {
+    begun: AtomicU64,
+    ended: AtomicU64,
+    /// What is to be done when they were written.
+    later: Mutex<Vec<Later>>,
+}
+
+type Later = Box<dyn FnOnce() + Send>;
+
+impl std::fmt::Debug for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Count").field("begun", &self.begun).field("ended", &self.ended).finish()
+    }
+}
 
 impl Answers {
     pub(crate) fn begin(&self) -> Answer {
-        self.0[0].fetch_add(1, Ordering::AcqRel);
+        self.0.begun.fetch_add(1, Ordering::AcqRel);
         Answer(self.clone())
     }
 
+    /// Does `what` when the answer's head was written, or will not be: nobody is to wait for it.
+    pub(crate) fn later(&self, what: impl FnOnce() + Send + 'static) {
+        self.0.later.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(what));
+    }
+
     fn begun(&self) -> u64 {
-        self.0[0].load(Ordering::Acquire)
+        self.0.begun.load(Ordering::Acquire)
     }
 
     fn ended(&self) -> u64 {
-        self.0[1].load(Ordering::Acquire)
+        self.0.ended.load(Ordering::Acquire)
+    }
+
+    fn written(&self) {
+        let later =
+            std::mem::take(&mut *self.0.later.lock().unwrap_or_else(PoisonError::into_inner));
+        for what in later {
+            what();
+        }
     }
 }
 
@@ -42,7 +71,7 @@ pub(crate) struct Answer(Answers);
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.0.0[1].fetch_add(1, Ordering::AcqRel);
+        self.0.0.ended.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -150,6 +179,12 @@ impl Guarded {
     }
 }
 
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.answers.written();
+    }
+}
+
 /// The status of an answer that hyper made by itself: a head alone, without a body and without the
 /// Trace-Id that every answer of the router has.
 fn bare_fault(bytes: &[u8]) -> Option<StatusCode> {
@@ -208,6 +243,7 @@ impl AsyncWrite for Guarded {
         // hyper flushes the socket when its own buffer is empty: what has ended has also been written.
         self.flushed = self.answers.ended();
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.answers.written();
         self.watch(cx, polled)
     }
 

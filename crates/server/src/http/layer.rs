@@ -22,6 +22,7 @@ use crate::app::{App, random};
 use crate::config::HttpErrors;
 use crate::gate::limits::Allowance;
 use crate::gate::network;
+use crate::socket::Answers;
 
 static TRACE_ID: HeaderName = HeaderName::from_static("trace-id");
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -77,14 +78,14 @@ pub(crate) async fn wrap(
     let trace = Trace::new(client(&app, &request));
     request.extensions_mut().insert(trace.clone());
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
+    let route = Route(request.extensions().get::<MatchedPath>().cloned());
+    let answers = request.extensions().get::<Answers>().cloned();
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
     let span = tracing::info_span!("request", trace_id = &*trace.id);
     let handled = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
     let mut response = handled.await.unwrap_or_else(|_panic| {
-        tracing::error!(trace_id = &*trace.id, route, "http.panic");
+        tracing::error!(trace_id = &*trace.id, route = route.name(), "http.panic");
         reply::refusal(&ApiError::plain(ErrorCode::Unknown), reply::bare)
     });
 
@@ -119,8 +120,40 @@ pub(crate) async fn wrap(
         // before a stop: the client's next request then goes where somebody will answer it.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    record(&span, &trace, &method, route, response.status(), outcome, started);
+    let (status, code, elapsed) =
+        (response.status(), outcome.map_or(0, |outcome| outcome.code), started.elapsed());
+    Counted::with(route.name(), status, code, |counted| {
+        counted.replies.increment(1);
+        counted.seconds.record(elapsed.as_secs_f64());
+    });
+    let log = move || {
+        let _in_span = span.enter();
+        tracing::info!(
+            method = method.as_str(),
+            route = route.name(),
+            status = status.as_u16(),
+            code,
+            key_id = trace.key.get().map(|key| key.0),
+            client = %trace.client,
+            elapsed_ms = elapsed.as_secs_f64() * 1e3,
+            "http.reply"
+        );
+    };
+    // The client is not to wait until it is written down that it was answered.
+    match answers {
+        Some(answers) => answers.later(log),
+        None => log(),
+    }
     response
+}
+
+/// What the request is for, as metrics and the log call it.
+struct Route(Option<MatchedPath>);
+
+impl Route {
+    fn name(&self) -> &str {
+        self.0.as_ref().map_or("(none)", MatchedPath::as_str)
+    }
 }
 
 /// The client's address, as far as it can be known.
@@ -169,32 +202,4 @@ impl Counted {
             }
         });
     }
-}
-
-fn record(
-    span: &tracing::Span,
-    trace: &Trace,
-    method: &http::Method,
-    route: &str,
-    status: StatusCode,
-    outcome: Option<Outcome>,
-    started: Instant,
-) {
-    let elapsed = started.elapsed();
-    let code = outcome.map_or(0, |o| o.code);
-    Counted::with(route, status, code, |counted| {
-        counted.replies.increment(1);
-        counted.seconds.record(elapsed.as_secs_f64());
-    });
-    let _in_span = span.enter();
-    tracing::info!(
-        method = method.as_str(),
-        route,
-        status = status.as_u16(),
-        code,
-        key_id = trace.key.get().map(|key| key.0),
-        client = %trace.client,
-        elapsed_ms = elapsed.as_secs_f64() * 1e3,
-        "http.reply"
-    );
 }
