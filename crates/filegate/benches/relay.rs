@@ -276,11 +276,12 @@ async fn serve() -> io::Result<SocketAddr> {
     Ok(address)
 }
 
+/// What is answered. One for all connections: to fill one for each would be measured as time of whoever opens it.
+static BODY: LazyLock<Vec<u8>> = LazyLock::new(|| vec![b'y'; LARGE]);
+
 async fn talk(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = vec![0; 256 << 10];
-    // One for all connections: to fill one for each would be measured as time of whoever opens it.
-    static BODY: LazyLock<Vec<u8>> = LazyLock::new(|| vec![b'y'; LARGE]);
     let body = &*BODY;
     loop {
         let (mut have, length) = head(&mut stream, &mut buffer).await?;

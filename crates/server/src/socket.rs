@@ -33,7 +33,10 @@ type Later = Box<dyn FnOnce() + Send>;
 
 impl std::fmt::Debug for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Count").field("begun", &self.begun).field("ended", &self.ended).finish()
+        f.debug_struct("Count")
+            .field("begun", &self.begun)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
     }
 }
 

@@ -227,15 +227,14 @@ impl Spool {
             })
         });
         let writer = app.tasks.blocking(move || {
-            let mut temp = match temp {
-                Some(temp) => temp,
-                None => {
-                    let mut temp = blobs.create(key)?;
-                    if let Some(buffer_bytes) = past_cache {
-                        temp.write_past_cache(buffer_bytes);
-                    }
-                    temp
+            let mut temp = if let Some(temp) = temp {
+                temp
+            } else {
+                let mut temp = blobs.create(key)?;
+                if let Some(buffer_bytes) = past_cache {
+                    temp.write_past_cache(buffer_bytes);
                 }
+                temp
             };
             // Each part goes as soon as it is written.
             piece.into_iter().try_for_each(|part| {
