@@ -48,7 +48,8 @@ fn allow_open_files(count: u64) {
 fn memory_is_bounded_by_the_uploads_not_by_their_size() {
     const CLIENTS: usize = 64;
     const BYTES: usize = 64 << 20;
-    const MIB_MAX: u64 = 96;
+    // The uploads hold a fifth of it at a time. The rest is the program, and what the allocator keeps of what was freed.
+    const MIB_MAX: u64 = 128;
     let server = kit::setup().config("[log]\nfilter = \"warn\"").start();
     // A box that readers pass over makes a small film large.
     let film = filegate_testkit::samples::sample_bytes("mp4");

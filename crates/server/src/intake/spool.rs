@@ -33,58 +33,68 @@ const BESIDE_BYTES_MIN: usize = 512 << 10;
 /// What is kept as it came: half of what a connection reads at once, so that at most as much again is kept with it.
 const KEPT_BYTES_MIN: usize = 32 << 10;
 
-/// From this length on a file goes past the page cache ...
+/// From this length on a file goes past the page cache, with two buffers more, ...
 const DIRECT_BYTES_MIN: u64 = 8 << 20;
-/// ... as long as there are not more such, each of which has two buffers beside its pieces.
-const DIRECT_MAX: usize = 8;
-/// Their bytes. The more the disk is given at once the faster it is, ...
-const DIRECT_BUFFER_BYTES: usize = 512 << 10;
-/// ... which matters to one that is alone: where there are several it has enough to do.
-const DIRECT_BUFFER_BYTES_ALONE: usize = 4 << 20;
+/// ... each of so many bytes: the more the disk is given at once the faster it is, ...
+const BUFFER_BYTES: usize = 512 << 10;
+/// ... which matters to one that is alone; where there are several it has enough to do.
+const BUFFER_BYTES_ALONE: usize = 4 << 20;
+/// What all such buffers have of [`PIECES_BYTES`], at most.
+const BUFFERS_BYTES: usize = 11 << 20;
 
 /// How much memory is given to large uploads.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pieces {
-    all: Arc<AtomicUsize>,
-    direct: Arc<AtomicUsize>,
+    uploads: Arc<AtomicUsize>,
+    /// Bytes of buffers on the way past the page cache.
+    buffers: Arc<AtomicUsize>,
 }
 
 /// One large upload, for as long as it is received.
 #[derive(Debug)]
-struct Share(Arc<AtomicUsize>);
+struct Share(Pieces);
+
+/// Two buffers of so many bytes.
+#[derive(Debug)]
+struct Buffers(Pieces, usize);
 
 impl Pieces {
     fn enter(&self) -> Share {
-        Share::of(&self.all)
+        self.uploads.fetch_add(1, Ordering::Relaxed);
+        Share(self.clone())
     }
 
-    /// A place past the page cache for one of `length` bytes, if it is long enough and one is left.
-    fn past_cache(&self, length: u64) -> Option<Share> {
-        let share = (length >= DIRECT_BYTES_MIN).then(|| Share::of(&self.direct))?;
-        (share.others() < DIRECT_MAX).then_some(share)
+    /// What a file of `length` bytes needs to go past the page cache, if it is long enough and there is room.
+    fn past_cache(&self, length: u64) -> Option<Buffers> {
+        let held = self.buffers.load(Ordering::Relaxed);
+        let bytes = if held == 0 { BUFFER_BYTES_ALONE } else { BUFFER_BYTES };
+        if length < DIRECT_BYTES_MIN || held + 2 * bytes > BUFFERS_BYTES {
+            return None;
+        }
+        self.buffers.fetch_add(2 * bytes, Ordering::Relaxed);
+        Some(Buffers(self.clone(), bytes))
     }
 }
 
 impl Share {
-    fn of(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-
-    fn others(&self) -> usize {
-        self.0.load(Ordering::Relaxed) - 1
-    }
-
     /// Bytes of the next piece, of which an upload has two: one comes while the other goes.
     fn piece_bytes(&self) -> usize {
-        let uploads = self.0.load(Ordering::Relaxed).max(1);
-        (PIECES_BYTES / 2 / uploads).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)
+        let Pieces { uploads, buffers } = &self.0;
+        let left = PIECES_BYTES.saturating_sub(buffers.load(Ordering::Relaxed));
+        let uploads = uploads.load(Ordering::Relaxed).max(1);
+        (left / 2 / uploads).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.uploads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        self.0.buffers.fetch_sub(2 * self.1, Ordering::Relaxed);
     }
 }
 
@@ -105,7 +115,7 @@ pub(crate) struct Spool {
     /// While a large file is received.
     share: Option<Share>,
     /// While it goes past the page cache.
-    past_cache: Option<Share>,
+    past_cache: Option<Buffers>,
     disk: Disk,
 }
 
@@ -211,10 +221,7 @@ impl Spool {
         if temp.is_none() && blobs.as_local().is_some() {
             self.past_cache = app.pieces.past_cache(self.length);
         }
-        let past_cache = self.past_cache.as_ref().map(|share| match share.others() {
-            0 => DIRECT_BUFFER_BYTES_ALONE,
-            _ => DIRECT_BUFFER_BYTES,
-        });
+        let buffer_bytes = self.past_cache.as_ref().map(|buffers| buffers.1);
         let beside = bytes >= BESIDE_BYTES_MIN;
         let summer = beside.then(|| {
             let mut summer = temp.as_mut().map(TempBlob::lend_summer).unwrap_or_default();
@@ -231,7 +238,7 @@ impl Spool {
                 temp
             } else {
                 let mut temp = blobs.create(key)?;
-                if let Some(buffer_bytes) = past_cache {
+                if let Some(buffer_bytes) = buffer_bytes {
                     temp.write_past_cache(buffer_bytes);
                 }
                 temp
@@ -402,11 +409,27 @@ mod tests {
         assert_eq!(first.piece_bytes(), PIECE_BYTES_MAX);
         let mut others: Vec<_> = (1..256).map(|_| pieces.enter()).collect();
         assert_eq!(first.piece_bytes() * 256 * 2, PIECES_BYTES);
-        assert_eq!(first.piece_bytes(), PIECE_BYTES_MIN);
         others.extend((256..1024).map(|_| pieces.enter()));
         assert_eq!(first.piece_bytes(), PIECE_BYTES_MIN);
         drop(others);
         assert_eq!(first.piece_bytes(), PIECE_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_goes_past_the_cache_has_its_memory_of_the_same() {
+        let pieces = Pieces::default();
+        assert!(pieces.past_cache(DIRECT_BYTES_MIN - 1).is_none());
+        let first = pieces.past_cache(DIRECT_BYTES_MIN).unwrap();
+        assert_eq!(first.1, BUFFER_BYTES_ALONE);
+        let mut all: Vec<_> = std::iter::from_fn(|| pieces.past_cache(u64::MAX)).collect();
+        assert!(all.len() == 3 && all.iter().all(|other| other.1 == BUFFER_BYTES));
+        let shares: Vec<_> = (0..64).map(|_| pieces.enter()).collect();
+        let held = pieces.buffers.load(Ordering::Relaxed);
+        assert_eq!(held + 64 * 2 * shares[0].piece_bytes(), PIECES_BYTES);
+        all.pop();
+        assert!(pieces.past_cache(u64::MAX).is_some());
+        drop((first, all));
+        assert_eq!(pieces.buffers.load(Ordering::Relaxed), 0);
     }
 
     #[test]
