@@ -109,9 +109,9 @@ pub struct Network {
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// Bounds on connections, bodies and time. Memory is bounded by 256 KiB for each small upload, 16 MiB for all large ones
-/// (or 2 × 64 KiB for each, where there are more than 128), `connections_max` × 64 KiB, a block of 256 KiB for
-/// each download, and on S3 `s3.memory_max` for the parts of all uploads that are on their way up.
+/// Bounds on connections, bodies and time. Memory is bounded by 256 KiB for each small upload, 27 MiB for all large ones
+/// (of which 16 MiB become 2 × 32 KiB for each, where there are more than 256), `connections_max` × 64 KiB, a block of
+/// 256 KiB for each download, and on S3 `s3.memory_max` for the parts of all uploads that are on their way up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {

@@ -258,6 +258,8 @@ impl AsyncWrite for Guarded {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
 
     #[test]
@@ -277,5 +279,28 @@ mod tests {
         ] {
             assert_eq!(bare_fault(ours.as_bytes()), None, "{ours}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_for_later_is_done_once_the_answer_is_out_or_never_will_be() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (answers, done) = (Answers::default(), Arc::new(AtomicU64::new(0)));
+        let mut guarded = Guarded::new(stream, Duration::from_secs(1), answers.clone());
+        let later = || {
+            let done = Arc::clone(&done);
+            answers.later(move || {
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+        };
+        later();
+        guarded.write_all(b"an answer").await.unwrap();
+        assert_eq!(done.load(Ordering::SeqCst), 0);
+        guarded.flush().await.unwrap();
+        assert_eq!(done.load(Ordering::SeqCst), 1);
+        later();
+        drop(guarded);
+        assert_eq!(done.load(Ordering::SeqCst), 2);
     }
 }

@@ -28,8 +28,9 @@ use serde_json::{Value, json};
 
 use super::attempt::{self, Load, Outcome, Outgoing};
 use super::body::Whole;
-use super::channels::{Busy, Fault, Full};
+use super::channels::{Busy, Full};
 use super::headers;
+use super::health::Fault;
 use super::reply::Opening;
 use crate::app::App;
 use crate::http::content::disposition;

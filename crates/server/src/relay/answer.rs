@@ -8,7 +8,8 @@ use filegate_types::ChannelId;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method};
 
-use super::channels::{Busy, Fault};
+use super::channels::Busy;
+use super::health::Fault;
 use super::http::AnswerCut;
 use super::owned::Owned;
 use super::reply::{Ending, Opening, Passing};

@@ -18,9 +18,11 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
 use super::body::{Once, Whole};
-use super::channels::{Access, Busy, Fault};
-use super::http::{AnswerCut, KEPT, KEPT_FOR_LASTING, Transport, Unanswered};
+use super::channels::{Access, Busy};
+use super::health::Fault;
+use super::http::{AnswerCut, Transport, Unanswered};
 use super::json::Edit;
+use super::pool::{KEPT, KEPT_FOR_LASTING};
 use super::reply::Opening;
 use crate::app::App;
 

@@ -2,14 +2,7 @@
 //!
 //! Rows are read when calls come, at most twice a second, so that what another process changes holds within a
 //! second; a change of this process's holds at once. What an answer says of a channel counts here from that moment, and
-//! is written to its row for other replicas to see.
-//!
-//! | trouble | from | until | ends |
-//! |---|---|---|---|
-//! | limited | 1002, 1039, 1041, 2045, 429 | `Retry-After`, else `relay.cool_down` | then, by itself |
-//! | failing | `relay.breaker_failures` in a row | `relay.breaker_pause`, doubled each time | with the one call, or the probe, that goes through |
-//! | out of balance | 1008, 402 | `relay.unusable_pause` | with the one call that goes through and costs something |
-//! | key refused | 1004, 2049, 401, 403 | `relay.unusable_pause` | with the one call, or the probe, that goes through, or a new key |
+//! is written to its row for other replicas to see ([`health`](super::health)).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -20,7 +13,9 @@ use filegate_store::{ChannelRow, StoreError};
 use filegate_types::{ChannelCondition, ChannelId, ChannelState, Clock, UnixMillis};
 use http::HeaderValue;
 
-use super::http::{Origin, Pool};
+use super::health::{Fault, Health, Standing, TroubleKind};
+use super::http::Origin;
+use super::pool::Pool;
 use crate::app::App;
 use crate::config::Relay as Settings;
 use crate::lifecycle::Tasks;
@@ -28,11 +23,6 @@ use crate::secrets::Secrets;
 
 /// How long rows are used before they are read again.
 const ROWS_LIFE: Duration = Duration::from_millis(500);
-/// The longest pause of a channel that fails.
-const PAUSE_MAX: Duration = Duration::from_mins(5);
-/// How a row says that its channel fails, rather than that it is over a limit.
-const FAILING: &str = "failing";
-
 /// All channels.
 #[derive(Debug)]
 pub(crate) struct Channels {
@@ -90,62 +80,6 @@ impl std::fmt::Debug for Access {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Access").field("origin", &self.origin).finish_non_exhaustive()
     }
-}
-
-/// What this process has seen of a channel.
-#[derive(Debug, Default)]
-struct Health {
-    failures: u32,
-    /// How often it was given a pause since it last was well.
-    pauses: u32,
-    trouble: Option<Trouble>,
-    /// A call is on its way that shows whether it is over.
-    trying: bool,
-}
-
-/// Why a channel is not called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Trouble {
-    pub(crate) kind: TroubleKind,
-    pub(crate) until: UnixMillis,
-    noted_at: UnixMillis,
-}
-
-/// See the table above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum TroubleKind {
-    Limited,
-    Failing,
-    OutOfBalance,
-    KeyRefused,
-}
-
-/// What a channel's failure says of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// It is over a limit of its own; it may have said for how long.
-    Limited(Option<Duration>),
-    /// It has no money.
-    OutOfBalance,
-    /// Its key is refused.
-    KeyRefused,
-    /// No connection could be made.
-    Unreachable,
-    /// It failed, or its answers make no sense.
-    Failed,
-    /// It took too long.
-    TimedOut,
-}
-
-/// Whether a channel may be called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// It may.
-    Well,
-    /// One call may, to see whether it is over.
-    Try,
-    /// It may not.
-    Out(Trouble),
 }
 
 /// A call on its way to a channel.
@@ -298,11 +232,7 @@ impl Channel {
         {
             let mut health = self.health();
             // Another key, or word of another replica's that it is well again.
-            let over = health.trouble.is_some_and(|trouble| {
-                row.condition == ChannelCondition::Well
-                    && row.condition_since.is_some_and(|since| since > trouble.noted_at)
-            });
-            if moved || over {
+            if moved || health.is_over_by(&row) {
                 *health = Health::default();
             }
         }
@@ -321,21 +251,12 @@ impl Channel {
 
     /// Whether it may be called at `now`, by what was seen here and by what its row says.
     pub(crate) fn standing(&self, now: UnixMillis) -> Standing {
-        let health = self.health();
-        let trouble = health.trouble.or_else(|| Trouble::of_row(&self.facts().row));
-        match trouble {
-            None => Standing::Well,
-            Some(trouble) if trouble.until > now => Standing::Out(trouble),
-            Some(trouble) if trouble.kind == TroubleKind::Limited => Standing::Well,
-            Some(trouble) if health.trying => Standing::Out(trouble),
-            Some(_) => Standing::Try,
-        }
+        self.health().standing(&self.facts().row, now)
     }
 
     /// What it ails, whether or not that keeps calls from it.
     pub(crate) fn trouble(&self) -> Option<TroubleKind> {
-        let trouble = self.health().trouble.or_else(|| Trouble::of_row(&self.facts().row));
-        trouble.map(|trouble| trouble.kind)
+        self.health().trouble(&self.facts().row).map(|trouble| trouble.kind)
     }
 
     /// Takes a place for a call.
@@ -372,131 +293,19 @@ impl Channel {
         Ok(busy)
     }
 
-    /// Notes a failure.
-    fn failed(
-        &self,
-        settings: &Settings,
-        fault: Fault,
-        began: UnixMillis,
-        now: UnixMillis,
-    ) -> Option<Trouble> {
-        let mut health = self.health();
-        let kind = match fault {
-            Fault::Limited(_) => TroubleKind::Limited,
-            Fault::OutOfBalance => TroubleKind::OutOfBalance,
-            Fault::KeyRefused => TroubleKind::KeyRefused,
-            Fault::Unreachable | Fault::Failed | Fault::TimedOut => TroubleKind::Failing,
-        };
-        let pause = match fault {
-            Fault::Limited(pause) => pause.unwrap_or(settings.cool_down.0),
-            Fault::OutOfBalance | Fault::KeyRefused => settings.unusable_pause.0,
-            _ => {
-                health.failures = health.failures.saturating_add(1);
-                let paused = health.trouble.filter(|trouble| trouble.kind == TroubleKind::Failing);
-                let opens = match paused {
-                    // It began before the pause: it says nothing new.
-                    Some(trouble) => began >= trouble.until,
-                    None => health.failures >= settings.breaker_failures.max(1),
-                };
-                if !opens {
-                    return None;
-                }
-                let pause = settings.breaker_pause.0 * 2u32.saturating_pow(health.pauses.min(16));
-                health.pauses += 1;
-                pause.min(PAUSE_MAX.max(settings.breaker_pause.0))
-            }
-        };
-        let trouble = Trouble { kind, until: now.plus(pause), noted_at: now };
-        if let Some(other) = health.trouble
-            && other.until > now
-            && (other.kind > kind || (other.kind == kind && other.until >= trouble.until))
-        {
-            return None;
-        }
-        health.trouble = Some(trouble);
-        Some(trouble)
-    }
-
     /// Notes that a call which began at `began` went through; gives what its row said if trouble is over by that.
     fn went_through(&self, began: UnixMillis, costs: bool) -> Option<ChannelCondition> {
         let mut health = self.health();
         let facts = self.facts();
-        let trouble = health.trouble.or_else(|| Trouble::of_row(&facts.row));
-        if let Some(trouble) = trouble {
-            // It began before the trouble, or asks for nothing that the trouble keeps from it.
-            let tells = began >= trouble.noted_at
-                && (began >= trouble.until || trouble.kind != TroubleKind::Limited)
-                && (costs || trouble.kind != TroubleKind::OutOfBalance);
-            if !tells {
-                return None;
-            }
+        if !health.went_through(&facts.row, began, costs) {
+            return None;
         }
-        let trying = health.trying;
-        *health = Health { trying, ..Health::default() };
-        trouble?;
         let seen = facts.row.condition;
         // Not before the row says so would the next call come this way.
         let row = ChannelRow { condition: ChannelCondition::Well, ..facts.row.clone() };
         let well = Facts::with(row, facts.access.clone());
         *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(well);
         Some(seen)
-    }
-}
-
-impl Trouble {
-    /// What a row says.
-    fn of_row(row: &ChannelRow) -> Option<Self> {
-        let kind = match row.condition {
-            ChannelCondition::Well => return None,
-            ChannelCondition::Cooling if row.condition_why.starts_with(FAILING) => {
-                TroubleKind::Failing
-            }
-            ChannelCondition::Cooling => TroubleKind::Limited,
-            ChannelCondition::OutOfBalance => TroubleKind::OutOfBalance,
-            ChannelCondition::KeyRefused => TroubleKind::KeyRefused,
-        };
-        let noted_at = row.condition_since.unwrap_or(UnixMillis(0));
-        Some(Self { kind, until: row.condition_until.unwrap_or(UnixMillis(0)), noted_at })
-    }
-}
-
-#[cfg(test)]
-impl Trouble {
-    pub(super) fn at(kind: TroubleKind, until: UnixMillis, noted_at: UnixMillis) -> Self {
-        Self { kind, until, noted_at }
-    }
-}
-
-impl TroubleKind {
-    fn condition(self) -> ChannelCondition {
-        match self {
-            Self::Limited | Self::Failing => ChannelCondition::Cooling,
-            Self::OutOfBalance => ChannelCondition::OutOfBalance,
-            Self::KeyRefused => ChannelCondition::KeyRefused,
-        }
-    }
-
-    fn why(self) -> &'static str {
-        match self {
-            Self::Limited => "limited: it answered that it is over a limit",
-            Self::Failing => "failing: it was not reached, or answered nothing of use",
-            Self::OutOfBalance => "it answered that it has no money",
-            Self::KeyRefused => "it answered that its key is not good",
-        }
-    }
-}
-
-impl Fault {
-    /// The name in metrics and in what clients are told.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Limited(_) => "limited",
-            Self::OutOfBalance => "out_of_balance",
-            Self::KeyRefused => "key_refused",
-            Self::Unreachable => "unreachable",
-            Self::Failed => "failed",
-            Self::TimedOut => "timed_out",
-        }
     }
 }
 
@@ -518,7 +327,7 @@ impl Busy {
     pub(crate) fn failed(&self, app: &Arc<App>, fault: Fault) {
         self.count(fault.name());
         let (settings, now) = (&app.config.relay, app.clock.now());
-        if let Some(trouble) = self.channel.failed(settings, fault, self.began, now) {
+        if let Some(trouble) = self.channel.health().failed(settings, fault, self.began, now) {
             let channel = &self.channel.facts().row.name;
             tracing::warn!(channel, why = trouble.kind.why(), "relay.channel.trouble");
             let condition = trouble.kind.condition();
@@ -656,7 +465,8 @@ mod tests {
     #[test]
     fn failures_in_a_row_give_a_pause_that_doubles_until_it_is_well() {
         let (channel, settings) = channel();
-        let fails = |began, now| channel.failed(&settings, Fault::Failed, at(began), at(now));
+        let fails =
+            |began, now| channel.health().failed(&settings, Fault::Failed, at(began), at(now));
         assert_eq!((fails(0, 0), fails(0, 0)), (None, None));
         channel.went_through(at(0), true);
         assert_eq!((fails(1, 1), fails(1, 1)), (None, None));
@@ -680,7 +490,7 @@ mod tests {
         let (channel, settings) = channel();
         let limited = |seconds| {
             let pause = Some(Duration::from_secs(seconds));
-            channel.failed(&settings, Fault::Limited(pause), at(0), at(0))
+            channel.health().failed(&settings, Fault::Limited(pause), at(0), at(0))
         };
         assert!(limited(9).is_some());
         assert!(limited(3).is_none());
@@ -694,8 +504,8 @@ mod tests {
     #[test]
     fn what_is_worse_stays_and_what_is_free_does_not_show_money() {
         let (channel, settings) = channel();
-        assert!(channel.failed(&settings, Fault::OutOfBalance, at(0), at(0)).is_some());
-        assert!(channel.failed(&settings, Fault::Limited(None), at(0), at(0)).is_none());
+        assert!(channel.health().failed(&settings, Fault::OutOfBalance, at(0), at(0)).is_some());
+        assert!(channel.health().failed(&settings, Fault::Limited(None), at(0), at(0)).is_none());
         let later = settings.unusable_pause.0.as_secs() as i64 + 1;
         assert_eq!(channel.standing(at(later)), Standing::Try);
         assert_eq!(channel.went_through(at(later), false), None);
@@ -719,14 +529,14 @@ mod tests {
         channel.update(row(), &secrets());
         assert_eq!(channel.standing(at(5)), Standing::Well);
 
-        channel.failed(&settings, Fault::KeyRefused, at(20), at(20));
+        channel.health().failed(&settings, Fault::KeyRefused, at(20), at(20));
         // A row that was read before it was written down changes nothing; one that was well later does.
         channel.update(row(), &secrets());
         assert_eq!(out(&channel, 21), Some(TroubleKind::KeyRefused));
         channel.update(ChannelRow { condition_since: Some(at(22)), ..row() }, &secrets());
         assert_eq!(channel.standing(at(23)), Standing::Well);
         // So does another key.
-        channel.failed(&settings, Fault::KeyRefused, at(30), at(30));
+        channel.health().failed(&settings, Fault::KeyRefused, at(30), at(30));
         channel.update(ChannelRow { sealed_key: vec![1], ..row() }, &secrets());
         assert_eq!(channel.standing(at(31)), Standing::Well);
     }

@@ -7,9 +7,10 @@ use filegate_store::{AccountTerms, AdoptedFile, Replica, StoreError};
 use filegate_types::{AccountId, ChannelId, FileId, PurposeName, UnixMillis};
 use serde_json::{Value, json};
 
+use super::candidates_of;
 use super::channels::Channel;
+use super::health::Standing;
 use super::route::{self, Needs};
-use super::{candidates_of, channels::Standing};
 use crate::app::App;
 
 type All = BTreeMap<ChannelId, Arc<Channel>>;

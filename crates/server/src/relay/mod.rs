@@ -19,10 +19,12 @@
 //! | module | what is there |
 //! |---|---|
 //! | [`target`] | which requests are relayed |
-//! | [`http`] | connections to channels |
+//! | [`http`] | how a channel is spoken to |
+//! | [`pool`] | its connections, kept for the next call |
 //! | [`headers`] | which headers pass |
 //! | [`body`] | a request's body |
 //! | [`channels`] | channels as they are now |
+//! | [`health`] | how well they are |
 //! | [`route`] | which channel is next |
 //! | [`attempt`] | one attempt and what it means |
 //! | [`tried`] | where a call was, and what is told when no channel has answered |
@@ -53,6 +55,7 @@ pub(crate) mod channels;
 pub(crate) mod events;
 pub(crate) mod explain;
 mod headers;
+mod health;
 mod http;
 pub(crate) mod ids;
 pub(crate) mod jobs;
@@ -63,6 +66,7 @@ pub(crate) mod money;
 pub(crate) mod named;
 pub(crate) mod on_upload;
 pub(crate) mod owned;
+mod pool;
 mod probe;
 pub(crate) mod refuse;
 pub(crate) mod replicate;

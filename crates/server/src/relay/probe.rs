@@ -10,8 +10,9 @@ use http::{HeaderMap, Method};
 
 use super::attempt::{self, Load, Outcome, Outgoing};
 use super::body::Whole;
-use super::channels::{Channel, Standing, TroubleKind, describe};
+use super::channels::{Channel, describe};
 use super::headers::{self, Credentials};
+use super::health::{Standing, TroubleKind};
 use crate::app::App;
 
 /// How often metrics of channels are set.
@@ -94,6 +95,6 @@ async fn ask(app: &Arc<App>, channel: &Arc<Channel>) {
         Ok(Outcome::Answered(_)) => busy.answered(app, false),
         Ok(Outcome::Failed(failure)) => busy.failed(app, failure.fault),
         Ok(Outcome::Client(_)) => {}
-        Err(_late) => busy.failed(app, super::channels::Fault::TimedOut),
+        Err(_late) => busy.failed(app, super::health::Fault::TimedOut),
     }
 }

@@ -26,7 +26,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use futures_util::stream;
 use tokio_util::io::StreamReader;
 
-use super::channels::Fault;
+use super::health::Fault;
 use crate::app::{App, random};
 use crate::http::content;
 use crate::http::reply::store_failed;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use filegate_types::{ChannelId, ChannelState, PurposeName};
 
-use super::channels::{Standing, TroubleKind};
+use super::health::{Standing, TroubleKind};
 
 /// A channel as a choice sees it.
 #[derive(Debug, Clone)]
@@ -195,7 +195,7 @@ mod tests {
 
     use filegate_types::UnixMillis;
 
-    use super::super::channels::Trouble;
+    use super::super::health::Trouble;
     use super::*;
 
     fn candidate(id: i64) -> Candidate {

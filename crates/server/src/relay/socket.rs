@@ -40,7 +40,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 
 use super::attempt::{self, Failure, Outcome};
 use super::calls::UnitsCount;
-use super::channels::{Busy, Channel, Fault};
+use super::channels::{Busy, Channel};
+use super::health::Fault;
 use super::ids::Refusal;
 use super::json::{Kind, Scan, Splice};
 use super::owned::{self, Owned, There};

@@ -7,7 +7,8 @@ use axum::body::Body;
 use axum::response::Response;
 use filegate_types::{ApiError, ChannelId, ErrorCode, UnixMillis};
 
-use super::channels::{Channel, Fault, Standing, TroubleKind};
+use super::channels::Channel;
+use super::health::{Fault, Standing, TroubleKind};
 use super::http::AnswerCut;
 use super::ids::Refusal;
 use super::reply::{Ending, Opening, Passing};

@@ -582,7 +582,13 @@ mod tests {
     #[test]
     fn what_goes_past_the_cache_is_the_same() {
         let (_home, blobs) = store();
-        let buffer = 64 << 10;
+        // The last is refused by file systems that have such a way: it is no multiple of a block.
+        for (round, buffer) in [64 << 10, 1000].into_iter().enumerate() {
+            passes_the_cache(&blobs, (10 + round * 20) as u8, buffer);
+        }
+    }
+
+    fn passes_the_cache(blobs: &LocalBlobs, first_key: u8, buffer: usize) {
         let data: Vec<u8> = (0..9 * buffer as u32).map(|i| (i * 7 + (i >> 10)) as u8).collect();
         for (n, (len, piece)) in [
             (0, 1),
@@ -598,7 +604,7 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            let mut temp = blobs.create(key(10 + n as u8)).unwrap();
+            let mut temp = blobs.create(key(first_key + n as u8)).unwrap();
             temp.write_past_cache(buffer);
             for piece in data[..len].chunks(piece) {
                 temp.write(piece).unwrap();
@@ -608,7 +614,7 @@ mod tests {
             assert!(read == data[..len], "{len} bytes in pieces of {piece}");
             let sum = blobs.land(temp).unwrap();
             assert_eq!(sum.sha256, <[u8; 32]>::from(Sha256::digest(&data[..len])));
-            let digest = blobs.digest(&key(10 + n as u8), |_| Pace::Go).unwrap();
+            let digest = blobs.digest(&key(first_key + n as u8), |_| Pace::Go).unwrap();
             assert_eq!(digest, Some((len as u64, sum.sha256)));
         }
     }

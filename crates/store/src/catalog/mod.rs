@@ -301,23 +301,11 @@ fn synced(operation: &'static str) -> Change {
 }
 
 fn relaxed(operation: &'static str) -> Change {
-    Change {
-        operation,
-        durability: Durability::Relaxed,
-        frees_space: false,
-        lock: None,
-        names_first: false,
-    }
+    Change { durability: Durability::Relaxed, ..synced(operation) }
 }
 
 fn freeing(operation: &'static str) -> Change {
-    Change {
-        operation,
-        durability: Durability::Synced,
-        frees_space: true,
-        lock: None,
-        names_first: false,
-    }
+    Change { frees_space: true, ..synced(operation) }
 }
 
 /// Parameters of a list from `?from` on.
