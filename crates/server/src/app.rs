@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::http::idempotency::InFlight;
-use crate::intake::{Pieces, Settling};
+use crate::intake::Pieces;
 use crate::lifecycle::Tasks;
 use crate::links::Links;
 use crate::moderation::Moderation;
@@ -53,8 +53,6 @@ pub(crate) struct App {
     pub(crate) in_flight: InFlight,
     /// Memory of large uploads.
     pub(crate) pieces: Pieces,
-    /// Names of blobs in `tmp/` that are to be taken away.
-    pub(crate) settling: Settling,
     /// Tells this process from other replicas.
     pub(crate) replica: String,
     /// Wakes the job runner.

@@ -184,7 +184,6 @@ impl Server {
         tasks.spawn(accept::serve(public, http::public(&app), limits.clone(), tasks.clone()));
         tasks.spawn(accept::serve(operators, http::operators(&app), limits, tasks.clone()));
         jobs::start(&app);
-        tasks.spawn(intake::settle(Arc::clone(&app)));
         relay::start(&app);
         tasks.spawn(metrics_upkeep(Arc::clone(&app)));
         tasks.spawn(gate::upkeep(Arc::clone(&app)));
@@ -205,7 +204,10 @@ impl Server {
         let limits = &self.app.config.limits;
         self.app.tasks.drain(limits.drain.0).await;
         let ended = self.app.tasks.stop(limits.shutdown.0).await;
-        intake::settle_now(&self.app).await;
+        if let Some(local) = self.app.blobs.as_local().cloned() {
+            let closing = tokio::task::spawn_blocking(move || local.close_packs());
+            let _told_in_its_log = closing.await;
+        }
         ended
     }
 }
@@ -244,7 +246,6 @@ async fn assemble(
         counts: pay::Counts::default(),
         in_flight: InFlight::default(),
         pieces: intake::Pieces::default(),
-        settling: intake::Settling::default(),
         metrics: recorder(),
         started: AtomicBool::new(false),
         config,
@@ -253,7 +254,7 @@ async fn assemble(
 
 /// Removes what a crash left. The lock says that nobody else is at work in the directory.
 async fn sweep(catalog: &Catalog, blobs: &Blobs, now: UnixMillis) -> Result<Swept, StoreError> {
-    let temporary_files = filegate_store::sweep_tmp(catalog, blobs).await?;
+    let temporary_files = filegate_store::sweep(catalog, blobs).await?;
     let mut swept = Swept { temporary_files, uploads: 0 };
     if catalog.is_shared() {
         // Uploads in progress may be other replicas'; the leases of those that are nobody's end.

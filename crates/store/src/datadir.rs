@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `catalog.db` (+ `-wal`, `-shm`) | the rows |
 //! | `blobs/00` … `blobs/ff` | landed blobs, one file each, named by their key |
+//! | `packs/` | landed blobs that are small, many to a file |
 //! | `tmp/` | blobs being received; whatever is here at start is a crash's and is removed |
 //! | `reserve` | space that is given up when the disk is full, so that deletes still work |
 //! | `lock` | held by the one server of the directory |
@@ -68,6 +69,7 @@ impl DataDir {
         builder.create(path.join("tmp")).map_err(open)?;
         if keeps.blobs {
             builder.create(path.join("blobs")).map_err(open)?;
+            builder.create(path.join("packs")).map_err(open)?;
             for shard in 0..=255u8 {
                 builder.create(path.join(format!("blobs/{shard:02x}"))).map_err(open)?;
             }

@@ -16,7 +16,8 @@ mod sweep;
 
 pub use blobs::{
     BLOB_BLOCK_BYTES, BlobList, BlobReader, BlobStream, BlobSum, Blobs, LifecycleRule, LocalBlobs,
-    Pace, S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Setting, S3Unchecked, TempBlob,
+    Pace, S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Setting, S3Unchecked, SmallBlob,
+    TempBlob,
 };
 pub use catalog::admin;
 pub use catalog::{
@@ -29,4 +30,4 @@ pub use catalog::{
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};
 pub use seal::{SealError, Sealer, Unsealed};
-pub use sweep::sweep_tmp;
+pub use sweep::sweep;

@@ -13,9 +13,23 @@ use crate::wire::FileObject;
 
 /// The name of a blob: ours alone, never made from client text, never used twice.
 ///
-/// 48 bits of milliseconds and 80 random bits in 32 hex digits, so that keys sort by age.
+/// 48 bits of milliseconds and 80 random bits in 32 hex digits, so that keys sort by age. Of a blob that shares a file with
+/// others, a [pack](BlobPlace), the second half of them says where it is there: 20 digits, `p`, 8 digits of the pack and
+/// 6 of the block.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlobKey(String);
+
+/// Where a blob is that shares a file with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlobPlace {
+    /// The number of the file.
+    pub pack: u32,
+    /// Where its record begins there, in units of 4096 bytes: less than 2^24.
+    pub block: u32,
+}
+
+/// Digits of a key that say nothing of a place.
+const BEGINNING: usize = 20;
 
 /// The text is not a blob key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,14 +53,34 @@ impl BlobKey {
         Self(format!("{millis:012x}{}", hex(&random)))
     }
 
-    /// The 32 hex digits.
+    /// The same blob's key if it is in a pack. The key keeps the time and 32 of the random bits.
+    #[must_use]
+    pub fn at(&self, place: BlobPlace) -> Self {
+        let BlobPlace { pack, block } = place;
+        Self(format!("{}p{pack:08x}{block:06x}", self.beginning()))
+    }
+
+    /// Where it is, if in a pack.
+    pub fn place(&self) -> Option<BlobPlace> {
+        let place = self.0.get(BEGINNING..)?.strip_prefix('p')?;
+        let pack = u32::from_str_radix(place.get(..8)?, 16).ok()?;
+        let block = u32::from_str_radix(place.get(8..)?, 16).ok()?;
+        Some(BlobPlace { pack, block })
+    }
+
+    /// Its first 20 digits, which a key in a pack has of its own.
+    pub fn beginning(&self) -> &str {
+        &self.0[..BEGINNING]
+    }
+
+    /// The digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The last two digits: the directory it is kept in, so that 256 directories fill evenly.
     pub fn shard(&self) -> &str {
-        &self.0[30..]
+        &self.0[self.0.len() - 2..]
     }
 
     /// When the key was minted.
@@ -65,8 +99,16 @@ impl FromStr for BlobKey {
     type Err = BlobKeyError;
 
     fn from_str(text: &str) -> Result<Self, BlobKeyError> {
-        let hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if hex { Ok(Self(text.to_owned())) } else { Err(BlobKeyError) }
+        let is_hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let whole = text.len() == 32 && is_hex(text);
+        let packed = || match text.split_at_checked(BEGINNING) {
+            Some((beginning, place)) => {
+                let place = place.strip_prefix('p').filter(|place| place.len() == 14);
+                is_hex(beginning) && place.is_some_and(is_hex)
+            }
+            None => false,
+        };
+        if whole || packed() { Ok(Self(text.to_owned())) } else { Err(BlobKeyError) }
     }
 }
 

@@ -22,7 +22,7 @@ pub use call::{Call, PriceUnit};
 pub use channel::{ChannelCondition, ChannelId, ChannelSettings, ChannelState, Replicate};
 pub use clock::{Clock, SystemClock, UnixMillis};
 pub use error::{ApiError, ErrorCode};
-pub use file::{BlobKey, FileRecord, FileState, hex};
+pub use file::{BlobKey, BlobPlace, FileRecord, FileState, hex};
 pub use id::{FileId, FileIdError};
 pub use key::{AccountId, KeyHash, KeyId, PlainKey, Principal, Scope, Scopes};
 pub use money::{Money, MoneyError};

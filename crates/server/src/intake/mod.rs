@@ -18,8 +18,8 @@
 //! ```
 //!
 //! A small file takes steps 3, 4 and 6 together, after 5: what is refused never touches the store. On S3 it
-//! has no step 4. On the disk most have no step 3 either: a second name of the file stands for the row
-//! (`straight.rs`).
+//! has no step 4. On the disk most have no steps 3 and 4: they are appended to a pack, of which the next start frees what
+//! no row owns (`straight.rs`).
 //!
 //! A landing on S3 that failed may still arrive: what gives up on it purges the blob, has it purged again when
 //! the lease would have ended, and only then removes the row.
@@ -41,7 +41,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use filegate_store::{
-    BlobSum, CommitOutcome, FirstAnswer, NewFile, NewUpload, OnChannel, StoreError,
+    BlobSum, CommitOutcome, FirstAnswer, NewFile, NewUpload, OnChannel, Short, StoreError,
 };
 use filegate_types::purpose::{Keep, PurposeName, PurposePolicy};
 use filegate_types::units::{Bytes, Span};
@@ -65,7 +65,6 @@ use inspect::Inspected;
 pub use inspect::inspect_file;
 pub(crate) use land::land;
 pub(crate) use spool::{Pieces, Source, Spool};
-pub(crate) use straight::{Settling, settle, settle_now};
 
 /// What an upload came to.
 #[derive(Debug)]
@@ -261,9 +260,9 @@ async fn finish(
         first_answer,
         upstream: upstream.clone(),
     };
-    let committed = guard.commit(&principal, draft).await;
-    after_commit(&app, committed.as_ref().ok(), upstream, &named).await;
-    let record = committed?;
+    let outcome = guard.commit(&principal, draft).await;
+    after_commit(&app, outcome.as_ref().ok(), upstream, &named).await;
+    let record = outcome?;
     stage("commit", committing);
     Ok(Uploaded::Stored(Box::new(record)))
 }
@@ -391,8 +390,8 @@ enum Landing {
     Done,
 }
 
-/// The upload's row and blob key. Dropped before [`commit`](Self::commit) it removes what there is. One with a key and
-/// without a row has landed the straight way.
+/// The upload's row and blob key. Dropped before [`commit`](Self::commit) it removes what there is. One that goes the
+/// straight way has neither.
 pub(crate) struct UploadGuard {
     app: Arc<App>,
     account: AccountId,
@@ -480,23 +479,13 @@ impl UploadGuard {
         let key = self.key.clone().ok_or(ErrorCode::Unknown)?;
         let (catalog, now) = (&self.app.catalog, self.app.clock.now());
         let file = draft.into_file(principal, key, now);
-        let committed = if self.has_row {
-            catalog.commit_upload(self.account, file, now).await.map(Ok)
-        } else {
-            catalog.commit_whole(self.account, file, now).await
-        };
-        match committed {
-            Ok(Ok(CommitOutcome::Committed(record))) => {
+        match catalog.commit_upload(self.account, file, now).await {
+            Ok(outcome) => {
+                // If nothing was changed: dropped, the guard removes blob and row.
+                let record = committed(Ok(outcome))?;
                 self.key = None;
-                Ok(*record)
+                Ok(record)
             }
-            // Nothing was changed: dropped, the guard removes blob and row.
-            Ok(Ok(CommitOutcome::OverQuota(quota))) => Err(quota::refused(&quota)),
-            Ok(Ok(CommitOutcome::Repeated)) => {
-                let why = "a request with this Idempotency-Key was made at the same time";
-                Err(ApiError::detailed(ErrorCode::RateLimit, why).retry_after(1))
-            }
-            Ok(Err(short)) => Err(pay::refused(short)),
             Err(error) => {
                 if self.is_doubtful(&error) {
                     // Whether the row is on disk is not known: the blob must stay for it. The
@@ -530,21 +519,24 @@ impl UploadGuard {
     }
 }
 
+/// The file, if it is one now. Else nothing was changed.
+fn committed(outcome: Result<CommitOutcome, Short>) -> Result<FileRecord, ApiError> {
+    match outcome {
+        Ok(CommitOutcome::Committed(record)) => Ok(*record),
+        Ok(CommitOutcome::OverQuota(quota)) => Err(quota::refused(&quota)),
+        Ok(CommitOutcome::Repeated) => {
+            let why = "a request with this Idempotency-Key was made at the same time";
+            Err(ApiError::detailed(ErrorCode::RateLimit, why).retry_after(1))
+        }
+        Err(short) => Err(pay::refused(short)),
+    }
+}
+
 impl Drop for UploadGuard {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
         let app = Arc::clone(&self.app);
         let landing = self.landing;
-        if !self.has_row {
-            let Some(local) = app.blobs.as_local().cloned() else { return };
-            app.tasks.blocking(move || {
-                if let Err(error) = local.disown(&key) {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "upload.left: removed at the next start");
-                }
-            });
-            return;
-        }
         self.app.tasks.spawn(async move {
             // Where a step fails the row stays, so the reaper tries again when the lease has ended.
             if landing != Landing::Never && app.blobs.purge(&key).await.is_err() {

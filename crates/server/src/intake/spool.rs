@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use filegate_store::blobs::Summer;
-use filegate_store::{BlobSum, Blobs, StoreError, TempBlob};
+use filegate_store::{BlobSum, Blobs, SmallBlob, StoreError, TempBlob};
 use filegate_types::{ApiError, BlobKey, ErrorCode};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
@@ -102,7 +102,7 @@ impl Drop for Buffers {
 #[derive(Default)]
 pub(crate) struct Spool {
     /// A small file, or the beginning of one that turns out to be large.
-    small: Vec<u8>,
+    small: SmallBlob,
     /// What of a large file was received and not yet handed to a writer.
     piece: Vec<Bytes>,
     /// The end of the piece, put together of small parts.
@@ -147,8 +147,8 @@ impl Spool {
     pub(super) fn expecting(length: Option<u64>) -> Self {
         let length = length.unwrap_or(0);
         let small = match usize::try_from(length) {
-            Ok(length) if length <= SMALL_BYTES => Vec::with_capacity(length),
-            _ => Vec::new(),
+            Ok(length) if length <= SMALL_BYTES => SmallBlob::with_capacity(length),
+            _ => SmallBlob::default(),
         };
         Self { small, length, ..Self::default() }
     }
@@ -169,11 +169,11 @@ impl Spool {
         self.bytes += bytes.len() as u64;
         if self.share.is_none() {
             if !large && self.small.len() + bytes.len() <= SMALL_BYTES {
-                self.small.extend_from_slice(&bytes);
+                self.small.extend(&bytes);
                 return Ok(());
             }
             self.share = Some(app.pieces.enter());
-            let small = Bytes::from(std::mem::take(&mut self.small));
+            let small = std::mem::take(&mut self.small).into_bytes();
             self.take(small);
         }
         self.take(bytes);
@@ -281,7 +281,7 @@ impl Spool {
             Disk::Settled(Box::new(temp))
         } else {
             // It was to be large, and is not.
-            self.small.extend(self.piece.drain(..).flatten());
+            self.piece.drain(..).for_each(|part| self.small.extend(&part));
             Disk::Unused
         };
         Ok(())
@@ -293,8 +293,8 @@ impl Spool {
     }
 
     /// What is in memory.
-    pub(super) fn in_memory(&self) -> &[u8] {
-        &self.small
+    pub(super) fn into_small(self) -> SmallBlob {
+        self.small
     }
 
     /// Writes what is still in memory behind what is on disk. Blocks.
@@ -313,7 +313,7 @@ impl Spool {
         match &mut self.disk {
             Disk::Settled(temp) => Ok(Source::File(temp.reader()?)),
             Disk::Landed(_) => Err(StoreError::Closed),
-            _ => Ok(Source::Memory(Cursor::new(&self.small))),
+            _ => Ok(Source::Memory(Cursor::new(&*self.small))),
         }
     }
 
@@ -328,7 +328,7 @@ impl Spool {
         match &self.disk {
             Disk::Settled(temp) => temp.sha256(),
             Disk::Landed(sum) => sum.sha256,
-            _ => Sha256::digest(&self.small).into(),
+            _ => Sha256::digest(&*self.small).into(),
         }
     }
 
@@ -338,7 +338,7 @@ impl Spool {
         if matches!(self.disk, Disk::Unused) {
             let mut temp = blobs.create(key)?;
             temp.write(&self.small)?;
-            self.small = Vec::new();
+            self.small = SmallBlob::default();
             self.disk = Disk::Settled(Box::new(temp));
         }
         Ok(self)
@@ -365,18 +365,14 @@ impl Spool {
         match self.disk {
             Disk::Landed(sum) => *sum,
             Disk::Settled(temp) => temp.into_sum(),
-            _ => {
-                let mut summer = Summer::default();
-                summer.update(&self.small);
-                summer.finish()
-            }
+            _ => self.small.sum(),
         }
     }
 }
 
 /// A received file, to be read.
 pub(crate) enum Source<'a> {
-    Memory(Cursor<&'a Vec<u8>>),
+    Memory(Cursor<&'a [u8]>),
     File(&'a mut std::fs::File),
 }
 

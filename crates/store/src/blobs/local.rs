@@ -13,39 +13,24 @@
 //!
 //! Only after step 5 may a row refer to the blob.
 //!
-//! # Landing a whole blob without an upload row
-//!
-//! ```text
-//! 1 create   tmp/KEY                     crash: removed at the next start
-//! 2 write    all of it, summed
-//! 3 link     blobs/xx/KEY                crash: both names are removed at the next start
-//! 4 fsync    tmp/KEY                     crash: as above
-//! 5 fsync    tmp/                        crash: as above. The catalog does it, once for all rows of a commit
-//! 6          the row is committed        crash: the next start finds the row, sees to it that blobs/xx/KEY is there,
-//!                                        and removes tmp/KEY
-//! 7 unlink   tmp/KEY, after an fsync of blobs/xx
-//! ```
-//!
-//! So the name in `tmp/` is what an upload row is otherwise: it says that nobody may own the blob, and a start looks at
-//! no others. It is also the name that is durable before the commit, in the one directory that all uploads share, so
-//! that one sync of it serves many. The name in `blobs/` need not be: a start that misses it makes it again.
+//! Blobs that were received whole share files: see [`packs`](super::packs).
 //!
 //! A failed fsync is never tried again: the kernel may have dropped the pages, so the upload fails and its file is
 //! removed.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use filegate_types::BlobKey;
 use rustix::fs::{Advice, CWD, RenameFlags, fadvise, renameat_with};
 use sha2::{Digest, Sha256};
 
 use super::direct::{Direct, Written};
+use super::packs::{Found, Packs};
+use super::small::SmallBlob;
 use super::sum::{BLOB_BLOCK_BYTES, BlobSum, Summer, is_block};
 use super::{Pace, paced};
 use crate::datadir::{DataDir, sync_dir};
@@ -56,8 +41,14 @@ use crate::error::StoreError;
 pub struct LocalBlobs {
     tmp: PathBuf,
     blobs: PathBuf,
-    /// Whether a file can have two names here; false until it was tried.
-    links: Arc<AtomicBool>,
+    packs: Arc<Packs>,
+}
+
+/// Where the bytes of a blob are.
+struct Located {
+    file: File,
+    start: u64,
+    bytes: u64,
 }
 
 /// A blob being received: a file in `tmp/` that is removed when this is dropped before it lands.
@@ -77,6 +68,8 @@ pub struct TempBlob {
 pub struct LocalReader {
     key: BlobKey,
     file: File,
+    /// Where in the file it begins.
+    start: u64,
     bytes: u64,
     block_sums: Vec<u8>,
 }
@@ -95,110 +88,54 @@ pub(crate) enum Transfer {
 impl LocalBlobs {
     /// The blobs of `dir`.
     pub fn of(dir: &DataDir) -> Self {
-        let links = Arc::default();
-        Self { tmp: dir.path().join("tmp"), blobs: dir.path().join("blobs"), links }
+        let packs = Arc::new(Packs::of(dir.path().join("packs")));
+        Self { tmp: dir.path().join("tmp"), blobs: dir.path().join("blobs"), packs }
     }
 
-    /// The keys of what a crash left in `tmp/`, received half or whole; what has no key for a name is removed. Finds
-    /// out, too, whether [`land_whole`](Self::land_whole) can be used. Only the holder of the directory's lock may.
-    pub fn left_in_tmp(&self) -> Result<Vec<BlobKey>, StoreError> {
-        let operation = "clearing the temporary directory";
-        let mut left = Vec::new();
-        for entry in fs::read_dir(&self.tmp).map_err(|e| StoreError::io(operation, e))? {
-            let entry = entry.map_err(|e| StoreError::io(operation, e))?;
-            match entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-                Some(key) => left.push(key),
-                None => fs::remove_file(entry.path()).map_err(|e| StoreError::io(operation, e))?,
-            }
-        }
-        self.links.store(self.try_link(), Ordering::Relaxed);
-        Ok(left)
+    /// Removes what a crash left in `tmp/`; says how many there were. Only the holder of the directory's lock may.
+    pub fn clear_tmp(&self) -> Result<u64, StoreError> {
+        clear(&self.tmp)
     }
 
-    /// Whether a file can have a name in `tmp/` and another in `blobs/`: so on all usual file systems, unless somebody
-    /// has mounted them apart.
-    fn try_link(&self) -> bool {
-        let (one, other) = (self.tmp.join("link-test"), self.blobs.join("link-test"));
-        let _left_by_a_crash = fs::remove_file(&other);
-        let made = File::create(&one).and_then(|_file| fs::hard_link(&one, &other));
-        let _either_may_be_absent = (fs::remove_file(&one), fs::remove_file(&other));
-        if let Err(error) = &made {
-            tracing::info!(%error, "store.links.none: small uploads take the way of large ones");
-        }
-        made.is_ok()
+    /// The blobs of packs that were open when a server ended, for its next start to [purge](Self::purge) those that no row
+    /// owns, and to say then that [that is done](Self::open_packs).
+    pub fn left_in_packs(&self) -> Result<Vec<BlobKey>, StoreError> {
+        let left = self.packs.left_open().and_then(|packs| {
+            packs.into_iter().map(|pack| self.packs.blobs_of(pack)).collect::<io::Result<Vec<_>>>()
+        });
+        let left = left.map_err(|e| StoreError::io("looking at packs", e))?;
+        Ok(left.into_iter().flatten().map(|(key, _)| key).collect())
     }
 
-    /// Whether [`land_whole`](Self::land_whole) can be used. It cannot before [`left_in_tmp`](Self::left_in_tmp) was
-    /// asked, which a start does.
-    pub fn has_links(&self) -> bool {
-        self.links.load(Ordering::Relaxed)
+    /// From now on small blobs are appended to packs, if the file system has all that it takes. Only the holder of the
+    /// directory's lock may, once.
+    pub fn open_packs(&self) -> Result<(), StoreError> {
+        let left = self.packs.left_open().map_err(|e| StoreError::io("looking at packs", e))?;
+        left.into_iter().try_for_each(|pack| self.packs.complete(pack))?;
+        self.packs.open()
     }
 
-    /// Makes `bytes` a blob under `key` that nobody owns yet, steps 1 to 4 of the module's second table. Its name in `tmp/`,
-    /// which [`Catalog::commit_whole`](crate::Catalog::commit_whole) makes durable, stays until [`settle`](Self::settle)
-    /// or [`disown`](Self::disown), or is found by the next start.
-    pub fn land_whole(&self, key: &BlobKey, bytes: &[u8]) -> Result<BlobSum, StoreError> {
-        let mut temp = TempBlob::create(&self.tmp, key.clone())?;
-        let landed = self.land_linked(&mut temp, bytes);
-        if landed.is_err() {
-            let _best_effort = fs::remove_file(self.path_of(key));
-            // Dropped, it removes the other name.
-            return landed;
-        }
-        temp.landed = true;
-        landed
+    /// Nothing is appended any more; the next start then has nothing to look at.
+    pub fn close_packs(&self) {
+        self.packs.close();
     }
 
-    fn land_linked(&self, temp: &mut TempBlob, bytes: &[u8]) -> Result<BlobSum, StoreError> {
-        temp.write(bytes)?;
-        // Before the sync, which then writes both names together. It never replaces.
-        let target = self.path_of(&temp.key);
-        fs::hard_link(&temp.path, target).map_err(|e| StoreError::io("landing a blob", e))?;
-        temp.file.sync_data().map_err(|e| StoreError::io("syncing a blob", e))?;
-        Ok(std::mem::take(&mut temp.summer).finish())
+    /// Whether there are packs to append to.
+    pub fn has_packs(&self) -> bool {
+        self.packs.is_open()
     }
 
-    /// Takes away the names in `tmp/` of blobs that a row owns, once their names in `blobs/` are durable. What cannot be
-    /// taken away the next start finds.
-    pub fn settle(&self, keys: &[BlobKey]) {
-        let mut shards: BTreeMap<&str, Vec<&BlobKey>> = BTreeMap::new();
-        for key in keys {
-            shards.entry(key.shard()).or_default().push(key);
-        }
-        for (shard, keys) in shards {
-            let settled = sync_dir(&self.blobs.join(shard)).and_then(|()| {
-                keys.iter().try_for_each(|key| fs::remove_file(self.tmp.join(key.as_str())))
-            });
-            if let Err(error) = settled {
-                tracing::warn!(%error, "store.tmp.left: removed at the next start");
-            }
-        }
-    }
-
-    /// At a start: a blob of `tmp/` that a row owns, after whatever happened.
-    pub fn settle_left(&self, key: &BlobKey) -> Result<(), StoreError> {
-        let operation = "settling a blob";
-        match fs::hard_link(self.tmp.join(key.as_str()), self.path_of(key)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(StoreError::io(operation, error));
-            }
-            Err(_) => {}
-            Ok(()) => tracing::info!(blob = %key, "store.settled: a name was lost with the power"),
-        }
-        // The only durable name goes.
-        sync_dir(&self.shard(key)).map_err(|e| StoreError::io(operation, e))?;
-        fs::remove_file(self.tmp.join(key.as_str())).map_err(|e| StoreError::io(operation, e))
-    }
-
-    /// Removes a blob that no row owns or will own, under whatever names it has.
-    pub fn disown(&self, key: &BlobKey) -> Result<(), StoreError> {
-        self.purge(key)?;
-        match fs::remove_file(self.tmp.join(key.as_str())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("removing a blob", error))
-            }
-            _ => Ok(()),
-        }
+    /// Makes `blob` durable, under a key that begins as `key` does. `landed` is told which, or what went wrong, on
+    /// this thread or on another's that is here at the same time. Blocks.
+    ///
+    /// A blob that no row owns in the end is to be [purged](Self::purge); the next start does that if there is one soon.
+    pub fn append(
+        &self,
+        key: BlobKey,
+        blob: SmallBlob,
+        landed: impl FnOnce(Result<BlobKey, StoreError>) + Send + 'static,
+    ) {
+        self.packs.append(key, blob, Box::new(landed));
     }
 
     /// Starts a blob.
@@ -237,29 +174,42 @@ impl LocalBlobs {
         bytes: u64,
         block_sums: Vec<u8>,
     ) -> Result<LocalReader, StoreError> {
-        let file = match File::open(self.path_of(key)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StoreError::Damaged(key.to_string()));
+        let found = self.find(key).map_err(|e| StoreError::io("opening a blob", e))?;
+        match found {
+            Some(Located { file, start, bytes: found })
+                if found == bytes
+                    && block_sums.len() as u64 == bytes.div_ceil(BLOB_BLOCK_BYTES as u64) * 4 =>
+            {
+                Ok(LocalReader { key: key.clone(), file, start, bytes, block_sums })
             }
-            Err(error) => return Err(StoreError::io("opening a blob", error)),
-        };
-        let found = file.metadata().map_err(|e| StoreError::io("opening a blob", e))?.len();
-        if found != bytes || block_sums.len() as u64 != bytes.div_ceil(BLOB_BLOCK_BYTES as u64) * 4
-        {
-            return Err(StoreError::Damaged(key.to_string()));
+            _ => Err(StoreError::Damaged(key.to_string())),
         }
-        Ok(LocalReader { key: key.clone(), file, bytes, block_sums })
+    }
+
+    /// Where the bytes of a landed blob are.
+    fn find(&self, key: &BlobKey) -> io::Result<Option<Located>> {
+        if let Some(Found { file, start, bytes, .. }) = self.packs.find(key, false)? {
+            return Ok(Some(Located { file, start, bytes }));
+        }
+        // Also of a key in a pack, that came from another directory.
+        match File::open(self.path_of(key)) {
+            Ok(file) => {
+                let bytes = file.metadata()?.len();
+                Ok(Some(Located { file, start: 0, bytes }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes a blob; its absence is success.
     pub fn purge(&self, key: &BlobKey) -> Result<(), StoreError> {
-        match fs::remove_file(self.path_of(key)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("purging a blob", error))
-            }
-            _ => Ok(()),
-        }
+        let freed =
+            self.packs.free(key).and_then(|freed| match fs::remove_file(self.path_of(key)) {
+                Err(error) if !freed && error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            });
+        freed.map_err(|e| StoreError::io("purging a blob", e))
     }
 
     /// Reads a whole blob and says its length and SHA-256; `None` if it is absent. `pace` is told of
@@ -270,15 +220,14 @@ impl LocalBlobs {
         mut pace: impl FnMut(usize) -> Pace,
     ) -> Result<Option<(u64, [u8; 32])>, StoreError> {
         let operation = "verifying a blob";
-        let mut file = match File::open(self.path_of(key)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io(operation, error)),
-        };
+        let found = self.find(key).map_err(|e| StoreError::io(operation, e))?;
+        let Some(Located { file, start, bytes: whole }) = found else { return Ok(None) };
         let (mut sha, mut bytes) = (Sha256::new(), 0u64);
         let mut buffer = vec![0u8; BLOB_BLOCK_BYTES];
         loop {
-            let n = file.read(&mut buffer).map_err(|e| StoreError::io(operation, e))?;
+            let left = (whole - bytes).min(BLOB_BLOCK_BYTES as u64) as usize;
+            let read = file.read_at(&mut buffer[..left], start + bytes);
+            let n = read.map_err(|e| StoreError::io(operation, e))?;
             if n == 0 {
                 return Ok(Some((bytes, sha.finalize().into())));
             }
@@ -293,11 +242,18 @@ impl LocalBlobs {
 
     /// The length of a landed blob; `None` if it is absent.
     pub fn length(&self, key: &BlobKey) -> Result<Option<u64>, StoreError> {
-        match fs::metadata(self.path_of(key)) {
-            Ok(meta) => Ok(Some(meta.len())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("looking at a blob", error)),
-        }
+        let found = self.find(key).map_err(|e| StoreError::io("looking at a blob", e))?;
+        Ok(found.map(|found| found.bytes))
+    }
+
+    /// The numbers of all packs.
+    pub(super) fn packs(&self) -> Result<Vec<u32>, StoreError> {
+        self.packs.all().map_err(|e| StoreError::io("listing packs", e))
+    }
+
+    /// The blobs of a pack.
+    pub(super) fn blobs_of_pack(&self, pack: u32) -> Result<Vec<(BlobKey, u64)>, StoreError> {
+        self.packs.blobs_of(pack).map_err(|e| StoreError::io("listing blobs", e))
     }
 
     /// The landed blobs of one of the 256 shards; entries that are not blobs are skipped.
@@ -316,10 +272,13 @@ impl LocalBlobs {
         Ok(found)
     }
 
-    /// Every landed blob, shard by shard.
+    /// Every landed blob, shard by shard, then pack by pack.
     pub fn each(&self, mut visit: impl FnMut(BlobKey, u64)) -> Result<(), StoreError> {
         for shard in 0..=255u8 {
             self.shard_of(shard)?.into_iter().for_each(|(key, bytes)| visit(key, bytes));
+        }
+        for pack in self.packs()? {
+            self.blobs_of_pack(pack)?.into_iter().for_each(|(key, bytes)| visit(key, bytes));
         }
         Ok(())
     }
@@ -329,23 +288,26 @@ impl LocalBlobs {
     pub(crate) fn transfer(&self, key: &BlobKey, other: &Self) -> Result<Transfer, StoreError> {
         let operation = "copying a blob";
         let (from, to) = (self.path_of(key), other.path_of(key));
+        if let Some(Found { file, start, bytes, .. }) =
+            self.packs.find(key, false).map_err(|e| StoreError::io(operation, e))?
+        {
+            // Packs are not for ever as they are: what is deleted is taken out of them.
+            let mut source = file;
+            let copied =
+                source.seek(SeekFrom::Start(start)).and_then(|_| copy(source.take(bytes), &to));
+            return copied.map_err(|e| StoreError::io(operation, e));
+        }
         match fs::hard_link(&from, &to) {
             Ok(()) => return Ok(Transfer::Linked),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transfer::Absent),
             // Another file system, or one without links.
             Err(_) => {}
         }
-        let mut source = match File::open(&from) {
-            Ok(source) => source,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Transfer::Absent),
-            Err(error) => return Err(StoreError::io(operation, error)),
-        };
-        let copied = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
-        let copied = copied.and_then(|mut copy| {
-            io::copy(&mut source, &mut copy)?;
-            copy.sync_all()
-        });
-        copied.map(|()| Transfer::Copied).map_err(|e| StoreError::io(operation, e))
+        match File::open(&from) {
+            Ok(source) => copy(source, &to).map_err(|e| StoreError::io(operation, e)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Transfer::Absent),
+            Err(error) => Err(StoreError::io(operation, error)),
+        }
     }
 
     /// Makes the names of all blobs durable.
@@ -365,6 +327,14 @@ impl LocalBlobs {
     fn path_of(&self, key: &BlobKey) -> PathBuf {
         self.shard(key).join(key.as_str())
     }
+}
+
+/// Makes a durable file of `source`.
+fn copy(mut source: impl Read, to: &Path) -> io::Result<Transfer> {
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    io::copy(&mut source, &mut copy)?;
+    copy.sync_all()?;
+    Ok(Transfer::Copied)
 }
 
 impl TempBlob {
@@ -514,7 +484,7 @@ impl LocalReader {
         let start = index * BLOB_BLOCK_BYTES as u64;
         let len = (self.bytes.saturating_sub(start)).min(BLOB_BLOCK_BYTES as u64) as usize;
         let mut block = vec![0u8; len];
-        self.file.read_exact_at(&mut block, start).map_err(|error| {
+        self.file.read_exact_at(&mut block, self.start + start).map_err(|error| {
             if error.kind() == io::ErrorKind::UnexpectedEof {
                 StoreError::Damaged(self.key.to_string())
             } else {

@@ -2,7 +2,8 @@
 //!
 //! | where | what [`land`](Blobs::land) waits for | module |
 //! |---|---|---|
-//! | the data directory | fsync, rename or link, fsync of the directory | [`local`](LocalBlobs) |
+//! | the data directory | fsync, rename, fsync of the directory | [`local`](LocalBlobs) |
+//! | the data directory, small ones | one write with `O_DSYNC` | [`packs`] |
 //! | a bucket on S3 | the store's acknowledgement | [`s3`](S3Blobs) |
 //!
 //! Whoever uses [`Blobs`] need not know which. Bodies are received in memory up to a block and then into a
@@ -10,7 +11,9 @@
 
 mod direct;
 mod local;
+mod packs;
 mod s3;
+mod small;
 mod sum;
 
 use std::path::Path;
@@ -26,6 +29,7 @@ pub use s3::{
     LifecycleRule, S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Reader, S3Setting,
     S3Unchecked, Unfinished,
 };
+pub use small::SmallBlob;
 pub use sum::{BLOB_BLOCK_BYTES, BlobSum, Summer};
 
 use crate::datadir::DataDir;
@@ -111,7 +115,7 @@ impl Blobs {
     }
 
     /// As [`land`](Self::land), for a blob that was received in memory.
-    pub async fn land_whole(&self, key: BlobKey, bytes: Vec<u8>) -> Result<BlobSum, StoreError> {
+    pub async fn land_whole(&self, key: BlobKey, bytes: SmallBlob) -> Result<BlobSum, StoreError> {
         match self {
             Self::Local(local) => {
                 let local = local.clone();
@@ -122,7 +126,7 @@ impl Blobs {
                 })
                 .await
             }
-            Self::S3(s3) => s3.land_whole(&key, bytes.into()).await,
+            Self::S3(s3) => s3.land_whole(&key, bytes.into_bytes()).await,
         }
     }
 
@@ -197,7 +201,7 @@ impl Blobs {
         }
     }
 
-    /// Every landed blob with its length, page by page, sorted by shard. What is not a blob is skipped.
+    /// Every landed blob with its length, page by page: by shard, and then by pack. What is not a blob is skipped.
     pub fn list(&self) -> BlobList {
         BlobList { blobs: self.clone(), next: Next::First }
     }
@@ -292,6 +296,8 @@ pub struct BlobList {
 enum Next {
     First,
     Shard(u8),
+    /// Those that are left, the next last.
+    Packs(Vec<u32>),
     Token(String),
     End,
 }
@@ -301,11 +307,25 @@ impl BlobList {
     pub async fn next(&mut self) -> Result<Option<Vec<(BlobKey, u64)>>, StoreError> {
         match (&self.blobs, &self.next) {
             (_, Next::End) => Ok(None),
+            (Blobs::Local(local), Next::Packs(packs)) => {
+                let (local, mut packs) = (local.clone(), packs.clone());
+                let Some(pack) = packs.pop() else {
+                    self.next = Next::End;
+                    return Ok(None);
+                };
+                let page = blocking(move || local.blobs_of_pack(pack)).await?;
+                self.next = Next::Packs(packs);
+                Ok(Some(page))
+            }
             (Blobs::Local(local), next) => {
                 let shard = if let Next::Shard(shard) = next { *shard } else { 0 };
                 let local = local.clone();
-                let page = blocking(move || local.shard_of(shard)).await?;
-                self.next = shard.checked_add(1).map_or(Next::End, Next::Shard);
+                let (page, packs) = blocking(move || {
+                    let packs = if shard == u8::MAX { local.packs()? } else { Vec::new() };
+                    Ok((local.shard_of(shard)?, packs))
+                })
+                .await?;
+                self.next = shard.checked_add(1).map_or(Next::Packs(packs), Next::Shard);
                 Ok(Some(page))
             }
             (Blobs::S3(s3), next) => {

@@ -291,13 +291,7 @@ impl Catalog {
 }
 
 fn synced(operation: &'static str) -> Change {
-    Change {
-        operation,
-        durability: Durability::Synced,
-        frees_space: false,
-        lock: None,
-        names_first: false,
-    }
+    Change { operation, durability: Durability::Synced, frees_space: false, lock: None }
 }
 
 fn relaxed(operation: &'static str) -> Change {

@@ -221,28 +221,29 @@ impl Catalog {
     }
 
     /// As [`commit_upload`](Self::commit_upload), of an upload that has no row: one that was received whole before
-    /// anything of it was in the store, in the data directory beside the catalog. The blob's name in `tmp/` is made durable
-    /// before. Nothing was held for it, so its price is taken here, if that is there.
-    pub async fn commit_whole(
+    /// anything of it was in the store, in the data directory beside the catalog. Nothing was held for it, so its price
+    /// is taken here, if that is there. Called from a thread that may block; `then` is told on another, where others wait.
+    pub fn commit_whole(
         &self,
         account: AccountId,
         file: NewFile,
         now: UnixMillis,
-    ) -> Result<Result<CommitOutcome, Short>, StoreError> {
-        self.engine
-            .write(synced("committing an upload").of(account).names_first(), move |c| {
-                if let Some(obstacle) = obstacle(c, account, &file, now)? {
-                    return Ok(Ok(obstacle));
-                }
-                let bytes = Bytes(file.sum.bytes);
-                let price = match books::hold(c, account, Some(&file.purpose), bytes)? {
-                    Ok(price) => price,
-                    Err(short) => return Ok(Err(short)),
-                };
-                books::release(c, account, price)?;
-                store(c, account, &file, price, now).map(|record| Ok(committed(record)))
-            })
-            .await
+        then: impl FnOnce(Result<Result<CommitOutcome, Short>, StoreError>) + Send + 'static,
+    ) {
+        let change = synced("committing an upload").of(account);
+        let run = move |c: &Connection| {
+            if let Some(obstacle) = obstacle(c, account, &file, now)? {
+                return Ok(Ok(obstacle));
+            }
+            let bytes = Bytes(file.sum.bytes);
+            let price = match books::hold(c, account, Some(&file.purpose), bytes)? {
+                Ok(price) => price,
+                Err(short) => return Ok(Err(short)),
+            };
+            books::release(c, account, price)?;
+            store(c, account, &file, price, now).map(|record| Ok(committed(record)))
+        };
+        self.engine.write_then(change, run, then);
     }
 
     /// Whether a file of `bytes` would exceed what the account may store, as things are now. The

@@ -421,7 +421,7 @@ impl Mover {
             while let Some(piece) = stream.next().await? {
                 whole.extend_from_slice(&piece);
             }
-            return self.to.blobs.land_whole(key.clone(), whole).await.map(drop);
+            return self.to.blobs.land_whole(key.clone(), whole.into()).await.map(drop);
         }
         let (blobs, name) = (self.to.blobs.clone(), key.clone());
         let mut temp = blocking(move || blobs.create(name)).await?;

@@ -59,20 +59,12 @@ pub(super) struct Change {
     pub(super) frees_space: bool,
     /// What no other transaction may change at the same time.
     pub(super) lock: Option<Lock>,
-    /// Whether the names in the data directory's `tmp/` are to be durable before it is committed, of blobs that it makes
-    /// somebody's.
-    pub(super) names_first: bool,
 }
 
 impl Change {
     /// The same, of one account.
     pub(super) fn of(self, account: AccountId) -> Self {
         Self { lock: Some(Lock::Account(account)), ..self }
-    }
-
-    /// The same, once names in `tmp/` are durable.
-    pub(super) fn names_first(self) -> Self {
-        Self { names_first: true, ..self }
     }
 
     /// The same, by operators.
@@ -98,6 +90,20 @@ impl Engine {
         match self {
             Self::Sqlite(engine) => engine.write(change, run).await,
             Self::Postgres(engine) => engine.write(change, run).await,
+        }
+    }
+
+    /// As [`write`](Self::write), from a thread that may block: `then` is told the outcome on the writer's own thread, where
+    /// others wait for it. For a database in this process only.
+    pub(super) fn write_then<T: Send + 'static>(
+        &self,
+        change: Change,
+        run: impl FnMut(&Connection) -> Result<T> + Send + 'static,
+        then: impl FnOnce(std::result::Result<T, StoreError>) + Send + 'static,
+    ) {
+        match self {
+            Self::Sqlite(engine) => engine.write_then(change, run, then),
+            Self::Postgres(_) => then(Err(StoreError::Closed)),
         }
     }
 

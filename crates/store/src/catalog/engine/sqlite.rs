@@ -19,8 +19,6 @@
 //! of this process or of one beside it. The connection that asks here does nothing else, so to it all are others. The
 //! answer stands in memory that all processes share, so it is asked for in place, without a thread that may block.
 
-use std::fs::File;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,14 +62,19 @@ trait Work: Send {
     fn done(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
-struct Task<T, F> {
+struct Task<T, F, R> {
     change: Change,
     run: F,
     value: Option<T>,
-    reply: oneshot::Sender<Result<T, StoreError>>,
+    then: R,
 }
 
-impl<T: Send, F: FnMut(&Connection) -> sql::Result<T> + Send> Work for Task<T, F> {
+impl<T, F, R> Work for Task<T, F, R>
+where
+    T: Send,
+    F: FnMut(&Connection) -> sql::Result<T> + Send,
+    R: FnOnce(Result<T, StoreError>) + Send,
+{
     fn change(&self) -> &Change {
         &self.change
     }
@@ -83,9 +86,8 @@ impl<T: Send, F: FnMut(&Connection) -> sql::Result<T> + Send> Work for Task<T, F
     }
 
     fn done(self: Box<Self>, outcome: Result<(), StoreError>) {
-        let Self { value, reply, .. } = *self;
-        // The caller may be gone; the change is made all the same.
-        let _gone = reply.send(outcome.and_then(|()| value.ok_or(StoreError::Closed)));
+        let Self { value, then, .. } = *self;
+        then(outcome.and_then(|()| value.ok_or(StoreError::Closed)));
     }
 }
 
@@ -123,8 +125,6 @@ impl Sqlite {
             // Who cannot be told at once reads.
             .and_then(|()| watcher.busy_timeout(Duration::ZERO))
             .map_err(|e| StoreError::catalog("opening the catalog", e))?;
-        let names = File::open(dir.path().join("tmp"))
-            .map_err(|e| StoreError::io("opening the temporary directory", e))?;
         let (queue, changes) = mpsc::channel(QUEUE_MAX);
         let poisoned = Arc::new(AtomicBool::new(false));
         let thread_poisoned = Arc::clone(&poisoned);
@@ -134,7 +134,6 @@ impl Sqlite {
                 Writer {
                     connection: Connection::Sqlite(writer),
                     reserve,
-                    names,
                     poisoned: thread_poisoned,
                     syncs: None,
                 }
@@ -173,9 +172,24 @@ impl Sqlite {
         run: impl FnMut(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let task = Box::new(Task { change, run, value: None, reply });
+        // The caller may be gone; the change is made all the same.
+        let then = |outcome| drop(reply.send(outcome));
+        let task = Box::new(Task { change, run, value: None, then });
         self.queue.send(task).await.map_err(|_gone| StoreError::Closed)?;
         answer.await.map_err(|_gone| StoreError::Closed)?
+    }
+
+    /// As [`write`](Self::write), from a thread that may block; `then` is told.
+    pub(super) fn write_then<T: Send + 'static>(
+        &self,
+        change: Change,
+        run: impl FnMut(&Connection) -> sql::Result<T> + Send + 'static,
+        then: impl FnOnce(Result<T, StoreError>) + Send + 'static,
+    ) {
+        let task = Box::new(Task { change, run, value: None, then });
+        if let Err(mpsc::error::SendError(task)) = self.queue.blocking_send(task) {
+            task.done(Err(StoreError::Closed));
+        }
     }
 
     /// Runs `run` on a reader, on a thread that may block.
@@ -257,8 +271,6 @@ fn migrate(connection: &mut rusqlite::Connection) -> Result<(), StoreError> {
 struct Writer {
     connection: Connection,
     reserve: Arc<Reserve>,
-    /// The directory `tmp/`.
-    names: File,
     poisoned: Arc<AtomicBool>,
     /// Whether commits are synced as it was last set.
     syncs: Option<bool>,
@@ -322,10 +334,6 @@ impl Writer {
             }
             return Ok(());
         }
-        batch = self.names_first(batch);
-        if batch.is_empty() {
-            return Ok(());
-        }
         let mut outcomes = Vec::with_capacity(batch.len());
         let result = self.begin(&batch).and_then(|()| {
             for work in &mut batch {
@@ -362,26 +370,6 @@ impl Writer {
             work.done(Err(StoreError::catalog(operation, source)));
         }
         Ok(())
-    }
-
-    /// Makes names in `tmp/` durable, once for all changes that want that; gives back what can be committed then.
-    ///
-    /// It is done here since what waits for a commit has its names made already: so one sync serves all of them, and
-    /// nobody has to be woken in between. Changes whose names are not durable fail: a failed sync is final.
-    fn names_first(&self, batch: Vec<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
-        if !batch.iter().any(|work| work.change().names_first) {
-            return batch;
-        }
-        let Err(error) = self.names.sync_all() else { return batch };
-        let (unnamed, rest): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|work| work.change().names_first);
-        for work in unnamed {
-            let cause = error
-                .raw_os_error()
-                .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-            work.done(Err(StoreError::io("syncing a blob directory", cause)));
-        }
-        rest
     }
 
     fn begin(&mut self, batch: &[Box<dyn Work>]) -> rusqlite::Result<()> {

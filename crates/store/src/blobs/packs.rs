@@ -1,0 +1,562 @@
+//! Small blobs share files, so that landing one makes no file, no name and no second sync: it is one write to a place
+//! that is there already.
+//!
+//! # Files
+//!
+//! | in `packs/` | what it is |
+//! |---|---|
+//! | `0123abcd` | a pack that is complete |
+//! | `0123abcd.open` | one that blobs are appended to, or were a moment ago; at a start: that a crash left |
+//!
+//! A pack is a row of records, each from a multiple of 4096 bytes on and filled up with zeros to the next. A record is a
+//! head of 64 bytes and the blob:
+//!
+//! ```text
+//!  0  8  FGPACK1\n
+//!  8  4  number of the pack          little-endian, as all numbers
+//! 12  4  block: where it begins, in units of 4096 bytes
+//! 16  4  length of the blob
+//! 20 20  the beginning of its key
+//! 40  4  CRC-32C of the 40 bytes before
+//! 44 20  zeros
+//! ```
+//!
+//! What is freed becomes a hole, and a pack of holes is removed. No number is used twice, and no place in a pack.
+//!
+//! # Landing a blob, and what a crash leaves
+//!
+//! ```text
+//! 1 write   the record, with O_DSYNC (or fdatasync after it)    crash: a record that no row owns. The next start
+//!                                                               frees it
+//! 2         the row is committed                                crash: the file is there
+//! ```
+//!
+//! So that the next start need not look at everything, it looks at what is `.open`: two packs at most, since a pack becomes
+//! complete when the one after it is full. By then the rows of all its records are committed or refused.
+//!
+//! # Who writes
+//!
+//! Whoever comes with a blob while nobody writes: it writes its own and, while there are more, those that came meanwhile,
+//! all of them at once. So one alone waits for no other thread, and under load one sync serves many.
+//!
+//! A write that fails is never tried again at that place: the kernel may have dropped the pages. The blobs of it fail, and
+//! the next go to another pack.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use filegate_types::{BlobKey, BlobPlace};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+
+use super::small::{ALIGN, HEAD_BYTES, Record, SmallBlob};
+use crate::datadir::sync_dir;
+use crate::error::StoreError;
+
+/// A pack with so many bytes takes no more. What a start looks at after a crash is twice that.
+const PACK_BYTES: u64 = 64 << 20;
+/// So much of the disk is taken at a time, before it is written to: blocks that are there are written to sooner.
+const ROOM_BYTES: u64 = 4 << 20;
+/// What is written at once, at most.
+const BATCH_BYTES: usize = 4 << 20;
+const BATCH_RECORDS: usize = 256;
+
+const MAGIC: [u8; 8] = *b"FGPACK1\n";
+/// Bytes of a head that say something.
+const HEAD_USED: usize = 44;
+
+/// Told how a landing ended, with the key that the blob has from then on, by whoever wrote it: on a thread that may
+/// block, but others wait.
+type Landed = Box<dyn FnOnce(Result<BlobKey, StoreError>) + Send>;
+
+/// The packs of a data directory.
+#[derive(Debug)]
+pub(super) struct Packs {
+    dir: PathBuf,
+    waiting: Mutex<VecDeque<Waiting>>,
+    /// None before [`open`](Self::open) and after [`close`](Self::close), and where packs cannot be.
+    appender: Mutex<Option<Appender>>,
+}
+
+/// A blob on its way.
+struct Waiting {
+    key: BlobKey,
+    blob: SmallBlob,
+    landed: Landed,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Waiting").field(&self.key).finish()
+    }
+}
+
+/// A record of a pack.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) file: File,
+    /// Where in it the blob begins.
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+    path: PathBuf,
+}
+
+impl Packs {
+    pub(super) fn of(dir: PathBuf) -> Self {
+        Self { dir, waiting: Mutex::default(), appender: Mutex::default() }
+    }
+
+    /// From now on blobs can be appended, if the file system has all that it takes. Only the holder of the directory's
+    /// lock may, after it has [completed](Self::complete) what was [left open](Self::left_open).
+    pub(super) fn open(&self) -> Result<(), StoreError> {
+        let opening = |e| StoreError::io("opening the packs", e);
+        if let Err(error) = self.try_holes() {
+            tracing::info!(%error, "store.packs.none: small blobs have files of their own");
+            return Ok(());
+        }
+        let last = numbers(&self.dir).map_err(opening)?.into_iter().map(|(pack, _)| pack).max();
+        if let Some(parent) = self.dir.parent() {
+            sync_dir(parent).map_err(opening)?;
+        }
+        *self.appender() = Some(Appender::new(&self.dir, last));
+        Ok(())
+    }
+
+    /// Whether a file can be given room and have it taken back.
+    fn try_holes(&self) -> io::Result<()> {
+        let path = self.dir.join("hole-test");
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        let made = fallocate(&file, FallocateFlags::empty(), 0, 2 * ALIGN as u64)
+            .and_then(|()| punch(&file, 0, ALIGN as u64));
+        let _absent_is_as_good = fs::remove_file(&path);
+        Ok(made?)
+    }
+
+    /// Whether blobs can be appended.
+    pub(super) fn is_open(&self) -> bool {
+        match self.appender.try_lock() {
+            Ok(appender) => appender.is_some(),
+            // Somebody is at it.
+            Err(_) => true,
+        }
+    }
+
+    /// Nothing is appended any more: the next start has nothing to look at.
+    pub(super) fn close(&self) {
+        let Some(mut appender) = self.appender().take() else { return };
+        for pack in [appender.before.take(), appender.current.take()].into_iter().flatten() {
+            pack.complete(&self.dir);
+        }
+    }
+
+    /// Makes `blob` durable under a key that begins as `key` does; `landed` is told. Blocks.
+    pub(super) fn append(&self, key: BlobKey, blob: SmallBlob, landed: Landed) {
+        self.waiting().push_back(Waiting { key, blob, landed });
+        // Who finds the appender taken may go: its holder looks at what waits once more after having let go.
+        while !self.waiting().is_empty() {
+            let mut appender = match self.appender.try_lock() {
+                Ok(appender) => appender,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            let batch = self.batch();
+            let Some(open) = appender.as_mut() else {
+                drop(appender);
+                batch.into_iter().for_each(|one| (one.landed)(Err(StoreError::Closed)));
+                continue;
+            };
+            let (records, told): (Vec<_>, Vec<_>) =
+                batch.into_iter().map(|one| ((one.key, one.blob), one.landed)).unzip();
+            let outcome = open.append(records);
+            drop(appender);
+            tell(told, outcome);
+        }
+    }
+
+    /// What is written at once of what waits.
+    fn batch(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = waiting.front() {
+            bytes += next.blob.len() + ALIGN;
+            if !batch.is_empty() && (bytes > BATCH_BYTES || batch.len() == BATCH_RECORDS) {
+                break;
+            }
+            batch.extend(waiting.pop_front());
+        }
+        batch
+    }
+
+    /// The record of `key`, if it is there.
+    pub(super) fn find(&self, key: &BlobKey, writable: bool) -> io::Result<Option<Found>> {
+        let Some(place) = key.place() else { return Ok(None) };
+        let Some((file, path)) = self.file_of(place.pack, writable)? else { return Ok(None) };
+        let start = u64::from(place.block) * ALIGN as u64;
+        let found = head_at(&file, place)?.filter(|(beginning, _)| beginning == key.beginning());
+        Ok(found.map(|(_, bytes)| Found { file, start: start + HEAD_BYTES as u64, bytes, path }))
+    }
+
+    fn file_of(&self, pack: u32, writable: bool) -> io::Result<Option<(File, PathBuf)>> {
+        let (complete, open) = (self.dir.join(name(pack)), self.dir.join(open_name(pack)));
+        // Twice the first: it may become complete between the two.
+        for path in [&complete, &open, &complete] {
+            match OpenOptions::new().read(true).write(writable).open(path) {
+                Ok(file) => return Ok(Some((file, path.clone()))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives the space of a blob back; true if it was there.
+    pub(super) fn free(&self, key: &BlobKey) -> io::Result<bool> {
+        let Some(Found { file, start, bytes, path }) = self.find(key, true)? else {
+            return Ok(false);
+        };
+        punch(&file, start - HEAD_BYTES as u64, record_bytes(bytes))?;
+        // What is open may be appended to.
+        if path.extension().is_none() && is_all_holes(&file)? {
+            fs::remove_file(&path)?;
+        }
+        Ok(true)
+    }
+
+    /// Numbers of packs.
+    pub(super) fn all(&self) -> io::Result<Vec<u32>> {
+        let mut all: Vec<_> = numbers(&self.dir)?.into_iter().map(|(pack, _)| pack).collect();
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    /// Those that were open when the server ended.
+    pub(super) fn left_open(&self) -> io::Result<Vec<u32>> {
+        let all = numbers(&self.dir)?;
+        Ok(all.into_iter().filter_map(|(pack, open)| open.then_some(pack)).collect())
+    }
+
+    /// The blobs of a pack with their lengths, in their order.
+    pub(super) fn blobs_of(&self, pack: u32) -> io::Result<Vec<(BlobKey, u64)>> {
+        let Some((file, _)) = self.file_of(pack, false)? else { return Ok(Vec::new()) };
+        let mut blobs = Vec::new();
+        let mut at = 0;
+        loop {
+            let place =
+                BlobPlace { pack, block: u32::try_from(at / ALIGN as u64).unwrap_or(u32::MAX) };
+            if let Some((beginning, bytes)) = head_at(&file, place)? {
+                if let Some(key) = key_of(&beginning, place) {
+                    blobs.push((key, bytes));
+                }
+                at += record_bytes(bytes);
+                continue;
+            }
+            // A hole, the end, or what a failed write left.
+            let next = match seek(&file, SeekFrom::Data(at)) {
+                Ok(next) => next - next % ALIGN as u64,
+                Err(Errno::NXIO) => return Ok(blobs),
+                Err(error) => return Err(error.into()),
+            };
+            at = if next > at { next } else { at + ALIGN as u64 };
+        }
+    }
+
+    /// Makes a pack complete that a crash left.
+    pub(super) fn complete(&self, pack: u32) -> Result<(), StoreError> {
+        let completed = self.blobs_of(pack).and_then(|blobs| {
+            let end = blobs.last().map_or(0, |(key, bytes)| {
+                let block = key.place().map_or(0, |place| place.block);
+                u64::from(block) * ALIGN as u64 + record_bytes(*bytes)
+            });
+            complete(&self.dir, pack, end)
+        });
+        completed.map_err(|e| StoreError::io("completing a pack", e))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn appender(&self) -> MutexGuard<'_, Option<Appender>> {
+        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Packs {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Tells each its own key, or all the same failure.
+fn tell(told: Vec<Landed>, outcome: io::Result<Vec<BlobKey>>) {
+    match outcome {
+        Ok(keys) => told.into_iter().zip(keys).for_each(|(landed, key)| landed(Ok(key))),
+        Err(error) => {
+            for landed in told {
+                let cause = error
+                    .raw_os_error()
+                    .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+                landed(Err(StoreError::io("writing a blob", cause)));
+            }
+        }
+    }
+}
+
+/// What appends.
+#[derive(Debug)]
+struct Appender {
+    dir: PathBuf,
+    /// The last number that was used.
+    last: Option<u32>,
+    current: Option<Pack>,
+    /// Full, and complete when the current one is.
+    before: Option<Pack>,
+}
+
+/// A pack that is appended to.
+#[derive(Debug)]
+struct Pack {
+    number: u32,
+    path: PathBuf,
+    file: File,
+    /// Whether a write is durable when it returns; else a sync follows.
+    is_direct: bool,
+    /// Where the next record begins.
+    at: u64,
+    /// Up to where there is room.
+    room: u64,
+}
+
+impl Appender {
+    fn new(dir: &Path, last: Option<u32>) -> Self {
+        Self { dir: dir.to_owned(), last, current: None, before: None }
+    }
+
+    /// Makes the blobs durable; gives their keys.
+    fn append(&mut self, blobs: Vec<(BlobKey, SmallBlob)>) -> io::Result<Vec<BlobKey>> {
+        let bytes = blobs.iter().map(|(_, blob)| record_bytes(blob.len() as u64)).sum::<u64>();
+        let full = self.current.as_ref().is_some_and(|pack| pack.at + bytes > PACK_BYTES);
+        if full || self.current.is_none() {
+            self.next_pack(blobs.first().map_or(0, |(key, _)| key.minted_at().seconds()))?;
+        }
+        let Some(pack) = self.current.as_mut() else {
+            return Err(io::Error::other("there is no pack"));
+        };
+        let appended = pack.append(blobs, bytes);
+        if let Err(error) = &appended
+            && !is_full(error)
+        {
+            // What there is of it after this is not known.
+            tracing::error!(%error, pack = pack.number, "store.pack.failed: left as it is");
+            self.before = self.current.take();
+        }
+        appended
+    }
+
+    fn next_pack(&mut self, seconds: i64) -> io::Result<()> {
+        // Of the clock, so that none is used again even if all are gone.
+        let clock = u32::try_from(seconds).unwrap_or_default();
+        let number = self.last.map_or(clock, |last| clock.max(last.saturating_add(1)));
+        let next = Pack::create(&self.dir, number)?;
+        self.last = Some(number);
+        let full = self.current.replace(next);
+        if let Some(before) = std::mem::replace(&mut self.before, full) {
+            before.complete(&self.dir);
+        }
+        Ok(())
+    }
+}
+
+impl Pack {
+    /// An empty one, whose name is durable.
+    fn create(dir: &Path, number: u32) -> io::Result<Self> {
+        let path = dir.join(open_name(number));
+        let create = |flags: OFlags| {
+            let flags = i32::try_from(flags.bits()).unwrap_or_default();
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600).custom_flags(flags).open(&path)
+        };
+        let (file, is_direct) = match create(OFlags::DIRECT | OFlags::DSYNC) {
+            Ok(file) => (file, true),
+            // Some make it first and refuse it then.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                let _may_be_there = fs::remove_file(&path);
+                (create(OFlags::empty())?, false)
+            }
+            Err(error) => return Err(error),
+        };
+        file.sync_all()?;
+        sync_dir(dir)?;
+        Ok(Self { number, path, file, is_direct, at: 0, room: 0 })
+    }
+
+    fn append(&mut self, blobs: Vec<(BlobKey, SmallBlob)>, bytes: u64) -> io::Result<Vec<BlobKey>> {
+        self.make_room(self.at + bytes)?;
+        let (mut keys, mut records) = (Vec::new(), Vec::new());
+        let mut at = self.at;
+        for (key, blob) in blobs {
+            let block = u32::try_from(at / ALIGN as u64).map_err(io::Error::other)?;
+            let place = BlobPlace { pack: self.number, block };
+            let head = head(&key, place, blob.len());
+            keys.push(key.at(place));
+            let record = blob.into_record(head);
+            at += record.len() as u64;
+            records.push(record);
+        }
+        self.write(&records)?;
+        if !self.is_direct {
+            self.file.sync_data()?;
+        }
+        self.at = at;
+        Ok(keys)
+    }
+
+    /// Nothing is appended any more.
+    fn complete(self, dir: &Path) {
+        if let Err(error) = complete(dir, self.number, self.at) {
+            tracing::warn!(%error, "store.pack.left: completed at the next start");
+        }
+    }
+
+    fn make_room(&mut self, end: u64) -> io::Result<()> {
+        if end <= self.room {
+            return Ok(());
+        }
+        let wanted = end.next_multiple_of(ROOM_BYTES);
+        // A disk that is nearly full has room for what is needed, if not for more.
+        self.room = match fallocate(&self.file, FallocateFlags::empty(), 0, wanted) {
+            Ok(()) => wanted,
+            Err(_) => fallocate(&self.file, FallocateFlags::empty(), 0, end).map(|()| end)?,
+        };
+        Ok(())
+    }
+
+    fn write(&mut self, records: &[Record]) -> io::Result<()> {
+        let (mut at, mut first, mut skip) = (self.at, 0, 0);
+        while first < records.len() {
+            let rest = records[first..].iter().enumerate();
+            let slices: Vec<_> = rest
+                .map(|(n, record)| IoSlice::new(&record[if n == 0 { skip } else { 0 }..]))
+                .collect();
+            let written = match rustix::io::pwritev(&self.file, &slices, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(Errno::INTR) => continue,
+                Err(Errno::INVAL) if self.is_direct && at == self.at => {
+                    // The file system takes the flag, and then nothing that comes with it.
+                    self.file = OpenOptions::new().write(true).open(&self.path)?;
+                    self.is_direct = false;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            at += written as u64;
+            skip += written;
+            while first < records.len() && skip >= records[first].len() {
+                skip -= records[first].len();
+                first += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Cuts off what the pack does not need, and says with its name that it is complete.
+fn complete(dir: &Path, pack: u32, end: u64) -> io::Result<()> {
+    let open = dir.join(open_name(pack));
+    let file = OpenOptions::new().write(true).open(&open)?;
+    file.set_len(end)?;
+    if is_all_holes(&file)? {
+        fs::remove_file(open)?;
+    } else {
+        file.sync_all()?;
+        fs::rename(&open, dir.join(name(pack)))?;
+    }
+    sync_dir(dir)
+}
+
+fn name(pack: u32) -> String {
+    format!("{pack:08x}")
+}
+
+fn open_name(pack: u32) -> String {
+    format!("{pack:08x}.open")
+}
+
+/// Numbers of packs with whether they are open. What has no number is none.
+fn numbers(dir: &Path) -> io::Result<Vec<(u32, bool)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?.file_name();
+        let Some(entry) = entry.to_str() else { continue };
+        let (number, open) = match entry.strip_suffix(".open") {
+            Some(number) => (number, true),
+            None => (entry, false),
+        };
+        if number.len() == 8
+            && let Ok(number) = u32::from_str_radix(number, 16)
+        {
+            found.push((number, open));
+        }
+    }
+    Ok(found)
+}
+
+/// What the record of a blob of `bytes` takes.
+fn record_bytes(bytes: u64) -> u64 {
+    (HEAD_BYTES as u64 + bytes).next_multiple_of(ALIGN as u64)
+}
+
+fn head(key: &BlobKey, place: BlobPlace, bytes: usize) -> [u8; HEAD_BYTES] {
+    let mut head = [0; HEAD_BYTES];
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..12].copy_from_slice(&place.pack.to_le_bytes());
+    head[12..16].copy_from_slice(&place.block.to_le_bytes());
+    head[16..20].copy_from_slice(&u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes());
+    head[20..40].copy_from_slice(key.beginning().as_bytes());
+    let sum = crc32c::crc32c(&head[..40]);
+    head[40..HEAD_USED].copy_from_slice(&sum.to_le_bytes());
+    head
+}
+
+/// The beginning of the key and the length of the blob at `place`, if one begins there.
+fn head_at(file: &File, place: BlobPlace) -> io::Result<Option<(String, u64)>> {
+    let mut head = [0; HEAD_USED];
+    let start = u64::from(place.block) * ALIGN as u64;
+    match file.read_exact_at(&mut head, start) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        result => result?,
+    }
+    let number = |at: usize| head[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
+    let is_one = head[..8] == MAGIC
+        && number(40) == crc32c::crc32c(&head[..40])
+        && (number(8), number(12)) == (place.pack, place.block);
+    let beginning = std::str::from_utf8(&head[20..40]).ok().filter(|_| is_one);
+    Ok(beginning.map(|beginning| (beginning.to_owned(), u64::from(number(16)))))
+}
+
+fn key_of(beginning: &str, place: BlobPlace) -> Option<BlobKey> {
+    let BlobPlace { pack, block } = place;
+    format!("{beginning}p{pack:08x}{block:06x}").parse().ok()
+}
+
+fn punch(file: &File, start: u64, bytes: u64) -> rustix::io::Result<()> {
+    fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, start, bytes)
+}
+
+fn is_all_holes(file: &File) -> io::Result<bool> {
+    match seek(file, SeekFrom::Data(0)) {
+        Err(Errno::NXIO) => Ok(true),
+        Ok(_) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
