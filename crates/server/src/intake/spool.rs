@@ -484,11 +484,16 @@ mod tests {
         assert_eq!(first.1, BUFFER_BYTES_ALONE);
         let mut all: Vec<_> = std::iter::from_fn(|| pieces.past_cache(u64::MAX)).collect();
         assert!(all.len() == 3 && all.iter().all(|other| other.1 == BUFFER_BYTES));
-        let shares: Vec<_> = (0..64).map(|_| pieces.enter()).collect();
+        let mut shares: Vec<_> = (0..CROWD).map(|_| pieces.enter()).collect();
         let held = pieces.buffers.load(Ordering::Relaxed);
-        assert_eq!(held + 64 * 2 * shares[0].piece_bytes(), PIECES_BYTES);
+        assert_eq!(held + CROWD * 2 * shares[0].piece_bytes(), PIECES_BYTES);
         all.pop();
         assert!(pieces.past_cache(u64::MAX).is_some());
+        // A crowd has none, and reads less at once.
+        assert_eq!(pieces.read_bytes(), READ_BYTES);
+        shares.push(pieces.enter());
+        assert!(pieces.past_cache(u64::MAX).is_none());
+        assert_eq!(pieces.read_bytes(), READ_BYTES_CROWD);
         drop((first, all));
         assert_eq!(pieces.buffers.load(Ordering::Relaxed), 0);
     }
