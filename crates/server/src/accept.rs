@@ -17,11 +17,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::config::Limits;
+use crate::intake::Pieces;
 use crate::lifecycle::Tasks;
 use crate::rounds::InPlace;
 use crate::socket::{Answering, Answers, Guarded};
 
-/// Bytes that a connection buffers.
+/// Bytes that a connection buffers; fewer where [`Pieces`] says so.
 const BUFFER_BYTES: usize = 64 << 10;
 /// The longest head of a request.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -33,7 +34,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// Serves `router` on `listener` until the server stops.
-pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks: Tasks) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    pieces: Pieces,
+    tasks: Tasks,
+) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
     loop {
         let accepted = tokio::select! {
@@ -47,8 +54,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
         match accepted {
             (Ok((stream, peer)), Ok(place)) => {
                 let peer = Peer(peer);
-                let connection =
-                    connection(stream, peer, router.clone(), limits.clone(), tasks.clone());
+                let (router, limits, pieces) = (router.clone(), limits.clone(), pieces.clone());
+                let connection = connection(stream, peer, router, limits, pieces, tasks.clone());
                 tasks.spawn(async move {
                     metrics::gauge!("filegate_connections").increment(1);
                     connection.await;
@@ -66,11 +73,18 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
     }
 }
 
-async fn connection(stream: TcpStream, peer: Peer, router: Router, limits: Limits, tasks: Tasks) {
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    router: Router,
+    limits: Limits,
+    pieces: Pieces,
+    tasks: Tasks,
+) {
     // Without it a head and a body written apart wait 40 ms for the client's delayed ACK.
     let _best_effort = stream.set_nodelay(true);
     let answers = Answers::default();
-    let io = TokioIo::new(Guarded::new(stream, limits.write_idle.0, answers.clone()));
+    let io = TokioIo::new(Guarded::new(stream, limits.write_idle.0, answers.clone(), pieces));
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<_>| {
         request.extensions_mut().insert(peer);

@@ -181,8 +181,11 @@ impl Server {
         shared::start(&app).await;
         let tasks = app.tasks.clone();
         let limits = app.config.limits.clone();
-        tasks.spawn(accept::serve(public, http::public(&app), limits.clone(), tasks.clone()));
-        tasks.spawn(accept::serve(operators, http::operators(&app), limits, tasks.clone()));
+        for (listener, router) in [(public, http::public(&app)), (operators, http::operators(&app))]
+        {
+            let (limits, pieces) = (limits.clone(), app.pieces.clone());
+            tasks.spawn(accept::serve(listener, router, limits, pieces, tasks.clone()));
+        }
         jobs::start(&app);
         relay::start(&app);
         tasks.spawn(metrics_upkeep(Arc::clone(&app)));

@@ -11,11 +11,12 @@ use axum::body::{Body, HttpBody};
 use bytes::{Buf as _, Bytes};
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::http::reply;
+use crate::intake::Pieces;
 
 /// What is known of the answers of the router's on a connection.
 #[derive(Debug, Clone, Default)]
@@ -127,13 +128,20 @@ pub(crate) struct Guarded {
     /// What is left to write in place of an answer of hyper's, and that answer's length.
     swapped: Option<(Bytes, usize)>,
     answers: Answers,
+    /// Says how much is read at once, which is what hyper then makes room for.
+    pieces: Pieces,
     /// Answers that had ended when hyper last had nothing left to write.
     flushed: u64,
 }
 
 impl Guarded {
-    pub(crate) fn new(stream: TcpStream, write_idle: Duration, answers: Answers) -> Self {
-        Self { stream, write_idle, stalled: None, swapped: None, answers, flushed: 0 }
+    pub(crate) fn new(
+        stream: TcpStream,
+        write_idle: Duration,
+        answers: Answers,
+        pieces: Pieces,
+    ) -> Self {
+        Self { stream, write_idle, stalled: None, swapped: None, answers, pieces, flushed: 0 }
     }
 
     /// Writes the stand-in for an answer of hyper's, if `bytes` is one.
@@ -208,7 +216,8 @@ impl AsyncRead for Guarded {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let at_once = self.pieces.read_bytes() as u64;
+        Pin::new(&mut (&mut self.stream).take(at_once)).poll_read(cx, buffer)
     }
 }
 
@@ -287,7 +296,8 @@ mod tests {
         let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let (answers, done) = (Answers::default(), Arc::new(AtomicU64::new(0)));
-        let mut guarded = Guarded::new(stream, Duration::from_secs(1), answers.clone());
+        let mut guarded =
+            Guarded::new(stream, Duration::from_secs(1), answers.clone(), Pieces::default());
         let later = || {
             let done = Arc::clone(&done);
             answers.later(move || {

@@ -106,7 +106,7 @@ pub(super) async fn receive(
                         Event::Data(range) => chunk.slice(range.clone()),
                         _ => event.bytes(&chunk).map(Piece::copy_from_slice).unwrap_or_default(),
                     };
-                    take(app, &mut form, &mut part, bytes, guard).await?;
+                    take(app, &mut form, &mut part, bytes)?;
                 }
                 Event::PartEnd => match std::mem::replace(&mut part, Part::None) {
                     Part::Purpose(value) => {
@@ -129,6 +129,12 @@ pub(super) async fn receive(
             return Err(ApiError::too_large(format_args!(
                 "the form has over {OVERHEAD_BYTES_MAX} bytes beside the file"
             )));
+        }
+        // The connection can use its memory again.
+        drop(feed);
+        drop(chunk);
+        if let Some(file) = &mut form.file {
+            file.spool.pass_on(app, guard).await?;
         }
         guard.renew().await?;
     }
@@ -226,13 +232,7 @@ fn end_purpose(
     Ok(())
 }
 
-async fn take(
-    app: &Arc<App>,
-    form: &mut ReceivedForm,
-    part: &mut Part,
-    bytes: Piece,
-    guard: &mut UploadGuard,
-) -> Result<(), ApiError> {
+fn take(app: &App, form: &mut ReceivedForm, part: &mut Part, bytes: Piece) -> Result<(), ApiError> {
     match part {
         Part::Purpose(value) => {
             if value.len() + bytes.len() > PURPOSE_BYTES_MAX {
@@ -254,7 +254,8 @@ async fn take(
             // A body that says so is received as large from its first byte on.
             let large =
                 form.length.is_some_and(|length| length > SMALL_BYTES as u64 + OVERHEAD_BYTES_MAX);
-            file.spool.push(app, guard, bytes, large).await
+            file.spool.push(app, bytes, large);
+            Ok(())
         }
         Part::DiscardedFile => {
             let Some(file) = &mut form.file else { return Ok(()) };

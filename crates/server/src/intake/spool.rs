@@ -3,16 +3,21 @@
 //! A large file goes to disk in pieces, each with one hop to a thread that may block, as the buffers in which it came
 //! from the socket: nothing is copied. While one piece is written and summed the next is received. How large pieces are
 //! depends on how many large uploads there are ([`Pieces`]), so that all of them together have a bound.
+//!
+//! More than [`CROWD`] of them are a crowd, in which memory counts for more than the time of one: connections read less at
+//! once, what they read is copied into the one piece that an upload has, in memory that it uses again for the next, and it
+//! receives nothing while that is written. There are others meanwhile.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use filegate_store::blobs::Summer;
 use filegate_store::{BlobSum, Blobs, SmallBlob, StoreError, TempBlob};
 use filegate_types::{ApiError, BlobKey, ErrorCode};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::UploadGuard;
@@ -22,9 +27,9 @@ use crate::http::reply::store_failed;
 /// A file up to this size stays in memory until it lands.
 pub(super) const SMALL_BYTES: usize = 256 << 10;
 /// What all large uploads have in memory together, as long as there are not more of them than [`PIECE_BYTES_MIN`] allows.
-const PIECES_BYTES: usize = 16 << 20;
-/// The smallest piece: no more than a connection reads at once.
-const PIECE_BYTES_MIN: usize = 32 << 10;
+const PIECES_BYTES: usize = 15 << 20;
+/// The smallest piece: two reads of a connection in a crowd.
+const PIECE_BYTES_MIN: usize = 2 * READ_BYTES_CROWD;
 /// The largest piece. Larger ones do not stay in the processor's cache on their way.
 const PIECE_BYTES_MAX: usize = 2 << 20;
 /// The smallest that is summed on another thread than it is written on.
@@ -32,6 +37,17 @@ const BESIDE_BYTES_MIN: usize = 512 << 10;
 
 /// What is kept as it came: half of what a connection reads at once, so that at most as much again is kept with it.
 const KEPT_BYTES_MIN: usize = 32 << 10;
+
+/// More large uploads than these are a crowd.
+const CROWD: usize = 32;
+/// What a connection reads at once, ...
+const READ_BYTES: usize = 64 << 10;
+/// ... and in a crowd. A little less than a power of two: of one that a read fills hyper makes the next.
+const READ_BYTES_CROWD: usize = 15 << 10;
+/// Pieces that are written at once: enough for the disk, and few threads.
+const WRITERS: usize = 16;
+/// The disk is told to begin when there is so much for it to write.
+const WRITE_BACK_BYTES: u64 = 256 << 10;
 
 /// From this length on a file goes past the page cache, with two buffers more, ...
 const DIRECT_BYTES_MIN: u64 = 8 << 20;
@@ -43,11 +59,12 @@ const BUFFER_BYTES_ALONE: usize = 4 << 20;
 const BUFFERS_BYTES: usize = 11 << 20;
 
 /// How much memory is given to large uploads.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Pieces {
     uploads: Arc<AtomicUsize>,
     /// Bytes of buffers on the way past the page cache.
     buffers: Arc<AtomicUsize>,
+    writers: Arc<Semaphore>,
 }
 
 /// One large upload, for as long as it is received.
@@ -58,7 +75,23 @@ struct Share(Pieces);
 #[derive(Debug)]
 struct Buffers(Pieces, usize);
 
+impl Default for Pieces {
+    fn default() -> Self {
+        let writers = Arc::new(Semaphore::new(WRITERS));
+        Self { uploads: Arc::default(), buffers: Arc::default(), writers }
+    }
+}
+
 impl Pieces {
+    /// What a connection reads at once, at most.
+    pub(crate) fn read_bytes(&self) -> usize {
+        if self.are_a_crowd() { READ_BYTES_CROWD } else { READ_BYTES }
+    }
+
+    fn are_a_crowd(&self) -> bool {
+        self.uploads.load(Ordering::Relaxed) > CROWD
+    }
+
     fn enter(&self) -> Share {
         self.uploads.fetch_add(1, Ordering::Relaxed);
         Share(self.clone())
@@ -67,8 +100,9 @@ impl Pieces {
     /// What a file of `length` bytes needs to go past the page cache, if it is long enough and there is room.
     fn past_cache(&self, length: u64) -> Option<Buffers> {
         let held = self.buffers.load(Ordering::Relaxed);
-        let bytes = if held == 0 { BUFFER_BYTES_ALONE } else { BUFFER_BYTES };
-        if length < DIRECT_BYTES_MIN || held + 2 * bytes > BUFFERS_BYTES {
+        let alone = held == 0 && self.uploads.load(Ordering::Relaxed) <= 1;
+        let bytes = if alone { BUFFER_BYTES_ALONE } else { BUFFER_BYTES };
+        if length < DIRECT_BYTES_MIN || held + 2 * bytes > BUFFERS_BYTES || self.are_a_crowd() {
             return None;
         }
         self.buffers.fetch_add(2 * bytes, Ordering::Relaxed);
@@ -77,9 +111,9 @@ impl Pieces {
 }
 
 impl Share {
-    /// Bytes of the next piece, of which an upload has two: one comes while the other goes.
+    /// Bytes of the next piece, of which an upload has two: one comes while the other goes. In a crowd it has one.
     fn piece_bytes(&self) -> usize {
-        let Pieces { uploads, buffers } = &self.0;
+        let Pieces { uploads, buffers, .. } = &self.0;
         let left = PIECES_BYTES.saturating_sub(buffers.load(Ordering::Relaxed));
         let uploads = uploads.load(Ordering::Relaxed).max(1);
         (left / 2 / uploads).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)
@@ -106,10 +140,12 @@ pub(crate) struct Spool {
     /// What of a large file was received and not yet handed to a writer.
     piece: Vec<Bytes>,
     /// The end of the piece, put together of small parts.
-    parts: Vec<u8>,
+    parts: BytesMut,
     /// Bytes of both.
     piece_bytes: usize,
     bytes: u64,
+    /// Bytes that the disk was told to write.
+    written_back: u64,
     /// Bytes of the body, if it says so.
     length: u64,
     /// While a large file is received.
@@ -158,33 +194,20 @@ impl Spool {
         self.bytes
     }
 
-    /// Takes more of the file; `large` if it is known to be.
-    pub(super) async fn push(
-        &mut self,
-        app: &Arc<App>,
-        guard: &mut UploadGuard,
-        bytes: Bytes,
-        large: bool,
-    ) -> Result<(), ApiError> {
+    /// Takes more of the file; `large` if it is known to be. What takes it calls [`pass_on`](Self::pass_on) when it has let
+    /// go of `bytes`.
+    pub(super) fn push(&mut self, app: &App, bytes: Bytes, large: bool) {
         self.bytes += bytes.len() as u64;
         if self.share.is_none() {
             if !large && self.small.len() + bytes.len() <= SMALL_BYTES {
                 self.small.extend(&bytes);
-                return Ok(());
+                return;
             }
             self.share = Some(app.pieces.enter());
             let small = std::mem::take(&mut self.small).into_bytes();
             self.take(small);
         }
         self.take(bytes);
-        let enough = self.share.as_ref().map_or(PIECE_BYTES_MAX, Share::piece_bytes);
-        // The first goes soon: a large upload is not to be all in memory.
-        let enough =
-            if matches!(self.disk, Disk::Unused) { enough.min(SMALL_BYTES) } else { enough };
-        if self.piece_bytes >= enough {
-            self.spill(app, guard).await?;
-        }
-        Ok(())
     }
 
     /// Adds to the piece. What came in small parts is put together: each would else keep a whole buffer of the
@@ -197,31 +220,62 @@ impl Spool {
             return;
         }
         self.parts.extend_from_slice(&bytes);
-        if self.parts.len() >= KEPT_BYTES_MIN {
+        if self.parts.len() >= KEPT_BYTES_MIN && !self.is_in_crowd() {
             self.put_together();
         }
     }
 
+    /// In a crowd the memory of the last piece is used again, which nobody has any more.
     fn put_together(&mut self) {
         if !self.parts.is_empty() {
-            let next = Vec::with_capacity(self.parts.capacity());
-            self.piece.push(std::mem::replace(&mut self.parts, next).into());
+            self.piece.push(self.parts.split().freeze());
         }
+    }
+
+    fn is_in_crowd(&self) -> bool {
+        self.share.as_ref().is_some_and(|share| share.0.are_a_crowd())
+    }
+
+    /// Hands what was received to a writer, if it is enough for a piece.
+    pub(super) async fn pass_on(
+        &mut self,
+        app: &Arc<App>,
+        guard: &mut UploadGuard,
+    ) -> Result<(), ApiError> {
+        let Some(share) = &self.share else { return Ok(()) };
+        let enough = share.piece_bytes();
+        // The first goes soon: a large upload is not to be all in memory.
+        let enough =
+            if matches!(self.disk, Disk::Unused) { enough.min(SMALL_BYTES) } else { enough };
+        if self.piece_bytes < enough {
+            return Ok(());
+        }
+        self.spill(app, guard).await?;
+        if self.is_in_crowd()
+            && let Some(temp) = self.settled().await?
+        {
+            self.disk = Disk::Settled(Box::new(temp));
+        }
+        Ok(())
     }
 
     /// Hands the piece to a writer and to who sums it.
     async fn spill(&mut self, app: &Arc<App>, guard: &mut UploadGuard) -> Result<(), ApiError> {
         let mut temp = self.settled().await?;
+        let turn = Arc::clone(&app.pieces.writers).acquire_owned().await;
+        let turn = turn.map_err(|_closed| ErrorCode::Internal)?;
         self.put_together();
         let (piece, bytes) = (std::mem::take(&mut self.piece), self.piece_bytes);
         self.piece_bytes = 0;
-        let start = self.bytes - bytes as u64;
         let key = guard.begin().await?;
         let blobs = app.blobs.clone();
         if temp.is_none() && blobs.as_local().is_some() {
             self.past_cache = app.pieces.past_cache(self.length);
         }
         let buffer_bytes = self.past_cache.as_ref().map(|buffers| buffers.1);
+        let given_back = if self.is_in_crowd() { self.past_cache.take() } else { None };
+        let due = self.bytes - self.written_back >= WRITE_BACK_BYTES;
+        let write_back = due.then(|| std::mem::replace(&mut self.written_back, self.bytes));
         let beside = bytes >= BESIDE_BYTES_MIN;
         let summer = beside.then(|| {
             let mut summer = temp.as_mut().map(TempBlob::lend_summer).unwrap_or_default();
@@ -234,6 +288,7 @@ impl Spool {
             })
         });
         let writer = app.tasks.blocking(move || {
+            let _turn: OwnedSemaphorePermit = turn;
             let mut temp = if let Some(temp) = temp {
                 temp
             } else {
@@ -243,11 +298,17 @@ impl Spool {
                 }
                 temp
             };
+            if let Some(buffers) = given_back {
+                temp.write_as_usual()?;
+                drop(buffers);
+            }
             // Each part goes as soon as it is written.
             piece.into_iter().try_for_each(|part| {
                 if beside { temp.write_unsummed(&part) } else { temp.write(&part) }
             })?;
-            temp.write_back(start);
+            if let Some(start) = write_back {
+                temp.write_back(start);
+            }
             Ok(temp)
         });
         self.disk = Disk::Writing(Writing { writer, summer });
@@ -276,7 +337,7 @@ impl Spool {
         self.share = None;
         self.past_cache = None;
         self.put_together();
-        self.parts = Vec::new();
+        self.parts = BytesMut::new();
         self.disk = if let Some(temp) = self.settled().await? {
             Disk::Settled(Box::new(temp))
         } else {
@@ -419,11 +480,16 @@ mod tests {
         assert_eq!(first.1, BUFFER_BYTES_ALONE);
         let mut all: Vec<_> = std::iter::from_fn(|| pieces.past_cache(u64::MAX)).collect();
         assert!(all.len() == 3 && all.iter().all(|other| other.1 == BUFFER_BYTES));
-        let shares: Vec<_> = (0..64).map(|_| pieces.enter()).collect();
+        let mut shares: Vec<_> = (0..CROWD).map(|_| pieces.enter()).collect();
         let held = pieces.buffers.load(Ordering::Relaxed);
-        assert_eq!(held + 64 * 2 * shares[0].piece_bytes(), PIECES_BYTES);
+        assert_eq!(held + CROWD * 2 * shares[0].piece_bytes(), PIECES_BYTES);
         all.pop();
         assert!(pieces.past_cache(u64::MAX).is_some());
+        // A crowd has none, and reads less at once.
+        assert_eq!(pieces.read_bytes(), READ_BYTES);
+        shares.push(pieces.enter());
+        assert!(pieces.past_cache(u64::MAX).is_none());
+        assert_eq!(pieces.read_bytes(), READ_BYTES_CROWD);
         drop((first, all));
         assert_eq!(pieces.buffers.load(Ordering::Relaxed), 0);
     }

@@ -7,16 +7,17 @@
 //! usual. While one buffer is written another is filled.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use memmap2::MmapMut;
 use rustix::fs::OFlags;
 
-/// What places and lengths are multiples of. Blocks of disks have 512 or 4096 bytes.
-const ALIGN: usize = 4096;
+use super::TempBlob;
+use crate::error::StoreError;
 
 /// The way past the cache to a file that is written from its beginning.
 #[derive(Debug)]
@@ -113,38 +114,42 @@ impl Direct {
     }
 }
 
-/// Memory that begins where the disk takes it from.
+impl TempBlob {
+    /// Goes on as usual, where it went past the cache until now, and gives back the memory that this takes.
+    pub fn write_as_usual(&mut self) -> Result<(), StoreError> {
+        let end = self.reader()?.seek(SeekFrom::End(0));
+        end.map(drop).map_err(|e| StoreError::io("writing a blob", e))
+    }
+}
+
+/// Memory that begins where the disk takes it from. It is a mapping of its own, so that all of it goes back to the system
+/// at once: an allocator would keep it for the next, and more of everything from then on (glibc's threshold moves).
 #[derive(Debug)]
 struct Buffer {
-    memory: Vec<u8>,
-    /// Where it begins in it.
-    offset: usize,
+    memory: MmapMut,
     filled: usize,
 }
 
 impl Buffer {
     fn new(bytes: usize) -> Option<Self> {
-        let memory = vec![0; bytes + ALIGN];
-        let offset = memory.as_ptr().align_offset(ALIGN);
-        // The offset may be anything where it cannot be known.
-        (offset <= ALIGN).then_some(Self { memory, offset, filled: 0 })
+        let memory = MmapMut::map_anon(bytes).ok()?;
+        Some(Self { memory, filled: 0 })
     }
 
     /// Takes the beginning of `bytes`, gives what it has no room for.
     fn take<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let room = self.memory.len() - ALIGN - self.filled;
+        let room = self.memory.len() - self.filled;
         let (now, later) = bytes.split_at(bytes.len().min(room));
-        let to = self.offset + self.filled;
-        self.memory[to..to + now.len()].copy_from_slice(now);
+        self.memory[self.filled..self.filled + now.len()].copy_from_slice(now);
         self.filled += now.len();
         later
     }
 
     fn is_full(&self) -> bool {
-        self.filled == self.memory.len() - ALIGN
+        self.filled == self.memory.len()
     }
 
     fn gathered(&self) -> &[u8] {
-        &self.memory[self.offset..self.offset + self.filled]
+        &self.memory[..self.filled]
     }
 }

@@ -138,7 +138,7 @@ impl Catalog {
         now: UnixMillis,
     ) -> Result<Option<Caller>, StoreError> {
         self.engine
-            .read("looking up a key", move |c| {
+            .read_few("looking up a key", move |c| {
                 let mut statement = c.prepare_cached(concat!(
                     "SELECT key_id, account_id, scopes, purposes, networks, keys.limits,
                             accounts.limits, settings, balance - held, state, expires_at, least, most, of_all

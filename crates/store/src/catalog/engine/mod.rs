@@ -119,6 +119,20 @@ impl Engine {
         }
     }
 
+    /// As [`Self::read`], of a few rows that each call asks for: with SQLite on this thread, if that can be.
+    pub(super) async fn read_few<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        mut run: impl FnMut(&Connection) -> Result<T> + Send + 'static,
+    ) -> std::result::Result<T, StoreError> {
+        if let Self::Sqlite(engine) = self
+            && let Some(result) = engine.read_here(operation, &mut run)
+        {
+            return result;
+        }
+        self.read(operation, run).await
+    }
+
     /// As [`Self::read`], of whole tables: a statement may take minutes.
     pub(super) async fn read_slowly<T: Send + 'static>(
         &self,

@@ -217,6 +217,20 @@ impl Sqlite {
         .map_err(|_stopped| StoreError::Closed)?
     }
 
+    /// As [`read`](Self::read), on this thread, if a reader is free: for what each call asks first, of rows that are few and
+    /// therefore in memory. A hop to another thread and back would take longer than that.
+    pub(super) fn read_here<T>(
+        &self,
+        operation: &'static str,
+        run: &mut impl FnMut(&Connection) -> sql::Result<T>,
+    ) -> Option<Result<T, StoreError>> {
+        let _turn = self.reading.try_acquire().ok()?;
+        let reader = self.pool().pop()?;
+        let result = run(&reader).map_err(|e| StoreError::catalog(operation, e));
+        self.pool().push(reader);
+        Some(result)
+    }
+
     fn pool(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
