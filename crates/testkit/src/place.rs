@@ -4,6 +4,8 @@
 //! test's own. They belong to a data directory: whatever is started on the same directory finds the same rows and objects.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
@@ -162,6 +164,9 @@ pub fn through(url: &str, address: &str) -> String {
 /// Every file or object of `part`, with its length.
 pub(crate) fn stored(data_dir: &Path, place: Option<&Place>, part: &str) -> Vec<(PathBuf, u64)> {
     let mut found = files_below(&data_dir.join(part));
+    if part == "blobs" {
+        found.extend(packed(data_dir).into_iter().map(|blob| (blob.path, blob.bytes)));
+    }
     if let Some(place) = place {
         match part {
             "blobs" => found.extend(place.objects()),
@@ -169,6 +174,68 @@ pub(crate) fn stored(data_dir: &Path, place: Option<&Place>, part: &str) -> Vec<
         }
     }
     found.sort();
+    found
+}
+
+/// A blob on the disk of a data directory: a file of its own, or a record of a pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// The file it is in.
+    pub path: PathBuf,
+    /// Where in it.
+    pub start: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl Blob {
+    /// Its content.
+    #[track_caller]
+    pub fn read(&self) -> Vec<u8> {
+        let mut content = vec![0; self.bytes as usize];
+        let read =
+            File::open(&self.path).and_then(|file| file.read_exact_at(&mut content, self.start));
+        read.unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        content
+    }
+
+    /// Writes over it, from byte `at` of it on.
+    #[track_caller]
+    pub fn write_at(&self, bytes: &[u8], at: u64) {
+        let written = File::options()
+            .write(true)
+            .open(&self.path)
+            .and_then(|file| file.write_all_at(bytes, self.start + at));
+        written.unwrap_or_else(|error| panic!("{self:?}: {error}"));
+    }
+}
+
+/// The blobs of a data directory of so many bytes.
+pub fn blobs_of(data_dir: &Path, bytes: u64) -> Vec<Blob> {
+    let files = files_below(&data_dir.join("blobs")).into_iter();
+    let own = files.map(|(path, bytes)| Blob { path, start: 0, bytes });
+    own.chain(packed(data_dir)).filter(|blob| blob.bytes == bytes).collect()
+}
+
+/// The records of all packs. They begin with a word of eight letters, and 16 bytes on is the length of what begins after
+/// 64.
+fn packed(data_dir: &Path) -> Vec<Blob> {
+    let mut found = Vec::new();
+    for (path, length) in files_below(&data_dir.join("packs")) {
+        // It may be removed or renamed meanwhile.
+        let Ok(file) = File::open(&path) else { continue };
+        let mut at = 0;
+        while at < length {
+            let mut head = [0; 20];
+            let is_record = file.read_exact_at(&mut head, at).is_ok() && head[..8] == *b"FGPACK1\n";
+            if is_record {
+                let bytes = u64::from(u32::from_le_bytes([head[16], head[17], head[18], head[19]]));
+                found.push(Blob { path: path.clone(), start: at + 64, bytes });
+                at += bytes + 64;
+            }
+            at = if is_record { at.next_multiple_of(4096) } else { at + 4096 };
+        }
+    }
     found
 }
 

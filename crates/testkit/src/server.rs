@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::http::{Reply, Request};
-use crate::place::{self, Place};
+use crate::place::{self, Blob, Place};
 
 /// How long a start may take.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -282,6 +282,14 @@ impl TestServer {
     /// Every file or object of `part`, `blobs` or `tmp`, with its length: what is stored.
     pub fn stored(&self, part: &str) -> Vec<(PathBuf, u64)> {
         place::stored(&self.data_dir, self.place(), part)
+    }
+
+    /// The one blob in the data directory that has so many bytes.
+    #[track_caller]
+    pub fn blob(&self, bytes: usize) -> Blob {
+        let mut found = place::blobs_of(&self.data_dir, bytes as u64);
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
     }
 
     /// Changes rows beside the server, in one transaction: it keeps nothing of an account in memory.

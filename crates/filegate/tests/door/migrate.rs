@@ -318,12 +318,7 @@ fn a_damaged_file_is_marked_and_moves_without_its_content() {
     let old = embedded().start();
     let whole = old.upload("retrieval", "a.txt", b"whole").file_id();
     let damaged = old.upload("retrieval", "b.txt", b"to be damaged").file_id();
-    let (path, _) = old.stored("blobs").into_iter().find(|(_, bytes)| *bytes == 13).unwrap();
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, b"X"))
-        .unwrap();
+    old.blob(13).write_at(b"X", 0);
     let moved = told(&elsewhere.fill(&old.data_dir, &["--cut-over"]).output().unwrap());
     assert_eq!(moved["damaged"], 1, "{moved}");
     let mut new = kit::setup().at(&elsewhere.place).start_on(&old.home().unwrap().join("new"));

@@ -22,14 +22,7 @@ struct Step {
 }
 
 /// What every upload does.
-const COMMON: [Step; 4] = [
-    Step {
-        name: "create",
-        call: "openat",
-        is: |c| c.text.contains("/tmp/") && c.text.contains("O_EXCL"),
-        up_to: 3,
-    },
-    Step { name: "sync", call: "fdatasync", is: |c| c.text.contains("/data/tmp/"), up_to: 3 },
+const COMMON: [Step; 2] = [
     Step {
         name: "write the log",
         call: "pwrite64",
@@ -39,13 +32,40 @@ const COMMON: [Step; 4] = [
     Step { name: "answer", call: "writev", is: |c| c.text.contains("HTTP/1.1 200"), up_to: 4 },
 ];
 
-/// The second name of a small one stands for a row, until its name in `blobs/` is durable.
-const OF_SMALL: [Step; 2] = [
-    Step { name: "link", call: "linkat", is: |c| c.text.contains("/data/tmp/"), up_to: 3 },
-    Step { name: "sync the names", call: "fsync", is: |c| c.text.contains("/data/tmp>"), up_to: 6 },
+/// What is in an open pack stands for a row.
+const OF_SMALL: [Step; 1] =
+    [Step { name: "append", call: "pwritev", is: |c| c.text.contains("/data/packs/"), up_to: 6 }];
+
+/// A server makes its pack once, with its first small upload.
+const OF_PACKS: [Step; 3] = [
+    Step {
+        name: "create the pack",
+        call: "openat",
+        is: |c| c.text.contains("/data/packs/") && c.text.contains("O_EXCL"),
+        up_to: 8,
+    },
+    Step {
+        name: "sync the names",
+        call: "fsync",
+        is: |c| c.text.contains("/data/packs>"),
+        up_to: 3,
+    },
+    Step {
+        name: "make room",
+        call: "fallocate",
+        is: |c| c.text.contains("/data/packs/"),
+        up_to: 2,
+    },
 ];
 
-const OF_SPOOLED: [Step; 2] = [
+const OF_SPOOLED: [Step; 4] = [
+    Step {
+        name: "create",
+        call: "openat",
+        is: |c| c.text.contains("/tmp/") && c.text.contains("O_EXCL"),
+        up_to: 3,
+    },
+    Step { name: "sync", call: "fdatasync", is: |c| c.text.contains("/data/tmp/"), up_to: 3 },
     Step { name: "rename", call: "renameat2", is: |c| c.text.contains("/data/tmp/"), up_to: 3 },
     Step {
         name: "sync the directory",
@@ -75,8 +95,10 @@ fn load(server: &TestServer, ledger: &Ledger, sizes: &[usize]) {
 /// Kills a server at the `nth` call of a thread; says whether it died in the step.
 fn killed_at(home: &Home, ledger: &Ledger, step: &Step, nth: u32, sizes: &[usize]) -> bool {
     let mut server = home.start();
-    // The first upload has the log begun anew, which takes calls of its own.
-    ledger.upload_once(&server, SMALL).file_id();
+    // The first upload has the log begun anew, which takes calls of its own, and makes the pack.
+    if !OF_PACKS.iter().any(|of_packs| of_packs.name == step.name) {
+        ledger.upload_once(&server, SMALL).file_id();
+    }
     let flags =
         [format!("trace={}", step.call), format!("inject={}:signal=SIGKILL:when={nth}", step.call)];
     let trace = Trace::attach(server.pid(), &["-e", &flags[0], "-e", &flags[1]]);
@@ -95,7 +117,7 @@ fn cut_off(calls: &[Call]) -> impl Iterator<Item = &Call> {
 fn a_kill_at_any_step_loses_nothing_and_leaves_nothing(sizes: &[usize], own: &[Step]) {
     let home = Home::new();
     let ledger = Ledger::default();
-    for step in COMMON.iter().chain(own).chain([&SYNC_OF_LOG]) {
+    for step in own.iter().chain(&COMMON).chain([&SYNC_OF_LOG]) {
         let mut hits = 0;
         // Every log write of a commit is worth a kill; elsewhere two are enough.
         let (enough, stride) = if step.call == "pwrite64" { (5, 3) } else { (2, 1) };
@@ -130,35 +152,9 @@ fn a_kill_at_any_step_of_spooled_uploads() {
     a_kill_at_any_step_loses_nothing_and_leaves_nothing(&[LARGE], &OF_SPOOLED);
 }
 
-/// The second names of small uploads go long after these are answered, many at a time: before a directory of blobs is
-/// synced, before the first of them goes, and before a later one.
 #[test]
-fn a_kill_while_second_names_are_taken_away() {
-    let home = Home::new();
-    let ledger = Ledger::default();
-    let directories = |of: &str| -> Vec<String> {
-        let all = std::fs::read_dir(home.data.join(of)).unwrap();
-        all.map(|entry| entry.unwrap().path().to_str().unwrap().to_owned()).collect()
-    };
-    for (call, when) in [("fsync", 1), ("fsync", 3), ("unlink", 1), ("unlink", 7)] {
-        let mut server = home.start();
-        let inject = format!("inject={call}:signal=SIGKILL:when={when}");
-        let trace = format!("trace={call}");
-        let mut flags = vec!["-e", &trace, "-e", &inject];
-        let shards = directories("blobs");
-        if call == "fsync" {
-            // Not the syncs of tmp/, which come much sooner.
-            flags.extend(shards.iter().flat_map(|path| ["-P", path]));
-        }
-        let trace = Trace::attach(server.pid(), &flags);
-        load(&server, &ledger, &[SMALL]);
-        assert!(!server.wait().success());
-        let calls = trace.wait();
-        let place = if call == "fsync" { "/data/blobs/" } else { "/data/tmp/" };
-        assert!(cut_off(&calls).any(|c| c.text.contains(place)), "{call} {when}: {calls:#?}");
-        ledger.check(&home.start());
-    }
-    kit::fsck_clean(&home);
+fn a_kill_while_a_pack_is_made() {
+    a_kill_at_any_step_loses_nothing_and_leaves_nothing(&[SMALL], &OF_PACKS);
 }
 
 /// At a write of a file that is being received, the first after it has a piece on disk or a later one.
@@ -201,6 +197,7 @@ fn a_kill_at_any_step_of_deletes() {
         ("fdatasync", "catalog.db-wal", 3),
         ("writev", "HTTP/1.1 200", 3),
         ("unlink", "/data/blobs/", 3),
+        ("fallocate", "/data/packs/", 3),
     ] {
         let mut hits = 0;
         for nth in 1..=up_to {

@@ -1,10 +1,9 @@
 //! Disks that fail: system calls that return errors, and bytes that are not what was stored.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 
 use filegate_testkit::http::{Connection, Request};
+use filegate_testkit::place::Blob;
 use filegate_testkit::server::{Setup, TestServer, eventually};
 use filegate_testkit::trace::{Call, Trace};
 
@@ -35,7 +34,7 @@ fn one_upload_fails(call: &str, error: &str, len: usize, says: &str) {
     let inject = format!("inject={call}:error={error}:when=1");
     let trace = Trace::attach(
         server.pid(),
-        &["-e", "trace=openat,linkat,renameat2,fsync,fdatasync", "-e", &inject],
+        &["-e", "trace=openat,fallocate,pwritev,renameat2,fsync,fdatasync", "-e", &inject],
     );
     let reply = ledger.upload_once(&server, len);
     let calls = trace.stop();
@@ -57,28 +56,30 @@ fn one_upload_fails(call: &str, error: &str, len: usize, says: &str) {
 
 #[test]
 fn an_upload_whose_file_cannot_be_made_is_refused_without_a_trace() {
-    for len in [SMALL, LARGE] {
-        one_upload_fails("openat", "ENOSPC", len, "storage is full");
-        one_upload_fails("openat", "EIO", len, "");
-        one_upload_fails("openat", "EDQUOT", len, "storage is full");
-    }
+    one_upload_fails("openat", "ENOSPC", LARGE, "storage is full");
+    one_upload_fails("openat", "EIO", LARGE, "");
+    one_upload_fails("openat", "EDQUOT", LARGE, "storage is full");
 }
 
 #[test]
 fn an_upload_whose_sync_fails_is_refused_without_a_trace() {
-    for len in [SMALL, LARGE] {
-        one_upload_fails("fdatasync", "EIO", len, "");
-        one_upload_fails("fdatasync", "ENOSPC", len, "storage is full");
-        one_upload_fails("fsync", "EIO", len, "");
-    }
+    one_upload_fails("fdatasync", "EIO", LARGE, "");
+    one_upload_fails("fdatasync", "ENOSPC", LARGE, "storage is full");
+    one_upload_fails("fsync", "EIO", LARGE, "");
 }
 
 #[test]
 fn an_upload_that_cannot_be_named_is_refused_without_a_trace() {
-    for (call, len) in [("linkat", SMALL), ("renameat2", LARGE)] {
-        one_upload_fails(call, "EIO", len, "");
-        one_upload_fails(call, "ENOSPC", len, "storage is full");
-    }
+    one_upload_fails("renameat2", "EIO", LARGE, "");
+    one_upload_fails("renameat2", "ENOSPC", LARGE, "storage is full");
+}
+
+/// The write is the sync, too.
+#[test]
+fn a_small_upload_whose_pack_fails_is_refused_without_a_trace() {
+    one_upload_fails("pwritev", "EIO", SMALL, "");
+    one_upload_fails("pwritev", "ENOSPC", SMALL, "storage is full");
+    one_upload_fails("pwritev", "EDQUOT", SMALL, "storage is full");
 }
 
 /// The request of a large upload, and how much of it makes a first piece on disk.
@@ -191,18 +192,9 @@ fn a_log_without_space_refuses_that_upload_alone() {
 }
 
 /// The blob of the only file of this length.
-fn blob_of(server: &TestServer, len: usize) -> PathBuf {
-    let blobs = server.stored("blobs");
-    let found: Vec<_> = blobs.into_iter().filter(|(_, bytes)| *bytes == len as u64).collect();
-    assert_eq!(found.len(), 1);
-    found[0].0.clone()
-}
-
-fn flip(path: &PathBuf, at: u64) {
-    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+fn flip(blob: &Blob, at: u64) {
+    let byte = blob.read()[usize::try_from(at).unwrap()];
+    blob.write_at(&[byte ^ 1], at);
 }
 
 /// Whether all of the content came, as a success.
@@ -220,19 +212,25 @@ fn damaged_content_is_never_a_whole_answer_and_fsck_finds_it() {
     let upload =
         |number, len| kit::upload_of(&server.address, &server.key, number, len).send().file_id();
     let (whole, first, later) = (upload(1, 3_000), upload(2, 5_000), upload(3, LARGE));
-    let (short, gone, long) = (upload(4, 6_000), upload(5, 7_000), upload(6, 8_000));
-    flip(&blob_of(&server, 5_000), 4_321);
-    flip(&blob_of(&server, LARGE), LARGE as u64 - 1);
-    let truncated = OpenOptions::new().write(true).open(blob_of(&server, 6_000)).unwrap();
-    truncated.set_len(5_999).unwrap();
-    fs::remove_file(blob_of(&server, 7_000)).unwrap();
-    let grown = OpenOptions::new().write(true).open(blob_of(&server, 8_000)).unwrap();
-    grown.set_len(8_001).unwrap();
+    let (short, gone, long) = (upload(4, 600_001), upload(5, 600_002), upload(6, 600_003));
+    flip(&server.blob(5_000), 4_321);
+    flip(&server.blob(LARGE), LARGE as u64 - 1);
+    let resize = |bytes, to| {
+        let file = OpenOptions::new().write(true).open(server.blob(bytes).path).unwrap();
+        file.set_len(to).unwrap();
+    };
+    resize(600_001, 600_000);
+    fs::remove_file(server.blob(600_002).path).unwrap();
+    // In a pack, the head of the record.
+    let headless = upload(7, 9_000);
+    let head = server.blob(9_000);
+    Blob { start: head.start - 64, bytes: 64, ..head }.write_at(&[0; 64], 0);
+    resize(600_003, 600_004);
     // A blob that no row knows; its name is a key of long ago.
     let orphan = home.data.join("blobs/00").join("0".repeat(32));
-    fs::copy(blob_of(&server, 3_000), &orphan).unwrap();
+    fs::copy(server.blob(3_000).path, &orphan).unwrap();
 
-    for id in [first, short, gone, long] {
+    for id in [first, short, gone, headless, long] {
         let reply = kit::content_request(&server, id).send();
         assert_eq!((reply.status, reply.code()), (200, 1013), "{id}: {}", reply.text());
         assert!(reply.message().contains("damaged"), "{}", reply.message());
@@ -251,7 +249,9 @@ fn damaged_content_is_never_a_whole_answer_and_fsck_finds_it() {
         for id in [first, short, long, later] {
             assert!(said.contains(&format!("damaged: the content of file {id}")), "{said}");
         }
-        assert!(said.contains(&format!("missing: file {gone}")), "{said}");
+        for id in [gone, headless] {
+            assert!(said.contains(&format!("missing: file {id}")), "{said}");
+        }
         assert!(!said.contains(&whole.to_string()), "{said}");
         assert!(said.contains(&format!("orphan: no row knows blob {}", "0".repeat(32))), "{said}");
         assert_eq!(output.status.code(), Some(1), "{said}");
@@ -267,20 +267,20 @@ fn damaged_content_is_never_a_whole_answer_and_fsck_finds_it() {
 
     // Marked: not even the first blocks are served, and the rest is as it was.
     let server = home.start();
-    for id in [first, short, gone, long, later] {
+    for id in [first, short, gone, headless, long, later] {
         assert!(!whole_success(&server, id));
         let reply = kit::content_request(&server, id).header("Range", "bytes=0-9").send();
         assert_eq!(reply.code(), 1013);
     }
     assert!(whole_success(&server, whole));
     // A copy from a backup makes it whole again.
-    flip(&blob_of(&server, 5_000), 4_321);
+    flip(&server.blob(5_000), 4_321);
     drop(server);
     let mended = home.run(&["fsck", "--repair"]);
     assert!(text(&mended.stdout).contains(&format!("whole again: file {first}")));
     let server = home.start();
     assert!(whole_success(&server, first));
-    for id in [short, gone, long, later] {
+    for id in [short, gone, headless, long, later] {
         assert_eq!(server.delete(id).code(), 0);
     }
     drop(server);
@@ -296,9 +296,9 @@ fn the_scrub_finds_damage_and_orphans_before_a_client_does() {
     let server = home.start_with(&scrubbing);
     let whole = kit::upload_of(&server.address, &server.key, 1, SMALL).send().file_id();
     let rotten = kit::upload_of(&server.address, &server.key, 2, LARGE).send().file_id();
-    flip(&blob_of(&server, LARGE), 300_000);
+    flip(&server.blob(LARGE), 300_000);
     let orphan = home.data.join("blobs/00").join("0".repeat(32));
-    fs::copy(blob_of(&server, SMALL), &orphan).unwrap();
+    fs::copy(server.blob(SMALL).path, &orphan).unwrap();
     eventually("the scrub marks the file and purges the orphan", || {
         let marked = server.metric("filegate_scrub_damaged_total") >= 1.0;
         (marked && !orphan.try_exists().unwrap()).then_some(())

@@ -5,7 +5,7 @@ use filegate_testkit::trace::{Call, Trace};
 use crate::kit::{self, Home, LARGE, SMALL};
 
 const CALLS: &str =
-    "trace=openat,write,pwrite64,writev,sendto,fsync,fdatasync,rename,renameat,renameat2,linkat";
+    "trace=openat,write,pwrite64,pwritev,writev,sendto,fsync,fdatasync,rename,renameat,renameat2";
 
 /// The only call of this kind.
 fn only<'a>(calls: &'a [Call], what: &str, is: impl Fn(&Call) -> bool) -> &'a Call {
@@ -51,33 +51,39 @@ fn is_answer(call: &Call) -> bool {
 #[test]
 fn a_small_upload_is_on_disk_before_it_is_acknowledged() {
     let calls = calls_of_an_upload(SMALL);
-    let link = only(&calls, "link", |c| c.name == "linkat" && c.text.ends_with("= 0"));
-    let paths: Vec<&str> = link.text.split('"').skip(1).step_by(2).collect();
-    let [tmp, blob] = paths[..] else { panic!("{link:?}") };
-    assert!(tmp.contains("/data/tmp/") && blob.contains("/data/blobs/"), "{tmp} {blob}");
-    let directory = tmp.rsplit_once('/').unwrap().0;
-    let on = |call: &Call, path: &str| call.text.contains(&format!("<{path}>"));
-
-    let create = only(&calls, "create", |c| c.name == "openat" && c.text.contains("O_EXCL"));
-    let write = only(&calls, "write", |c| c.name == "write" && on(c, tmp));
-    let sync = only(&calls, "sync of the file", |c| is_sync(c) && on(c, tmp));
-    let sync_names = only(&calls, "sync of the names", |c| is_sync(c) && on(c, directory));
+    let in_pack = |c: &Call| c.text.contains("/data/packs/");
+    let land = only(&calls, "landing", |c| c.name == "pwritev" && in_pack(c));
     let in_log = |c: &Call| c.text.contains("/catalog.db-wal>");
     let sync_log = only(&calls, "sync of the log", |c| is_sync(c) && in_log(c));
     let commit = all(&calls, "commit", |c| c.name == "pwrite64" && in_log(c));
     let answer = only(&calls, "answer", is_answer);
 
-    assert!(create.text.contains(tmp), "{create:?}");
-    before(create, write);
-    before(write, link);
-    // Both names are there before either is durable, and the row is the last.
-    before(link, sync);
-    before(sync, sync_names);
+    // Durable when it returns, by how the pack was opened, which was before.
+    assert!(!calls.iter().any(|c| is_sync(c) && !in_log(c)), "{calls:#?}");
+    assert!(!calls.iter().any(|c| c.text.contains("O_EXCL")), "{calls:#?}");
     for write in commit {
-        before(sync_names, write);
+        before(land, write);
         before(write, sync_log);
     }
     before(sync_log, answer);
+}
+
+/// The first small upload of a server makes the pack: the name of it is durable before the row is.
+#[test]
+fn a_pack_is_made_before_anything_is_in_it() {
+    let home = Home::new();
+    let server = home.start_with(&kit::setup().config("[jobs]\ninterval = \"1h\""));
+    let trace = Trace::attach(server.pid(), &["-e", CALLS]);
+    server.upload("retrieval", "first.txt", b"first").file_id();
+    let calls = trace.stop();
+    let create = only(&calls, "create", |c| {
+        c.name == "openat" && c.text.contains("O_EXCL") && c.text.contains("/data/packs/")
+    });
+    assert!(create.text.contains("O_DSYNC") && create.text.contains("O_DIRECT"), "{create:?}");
+    let sync_names = only(&calls, "names", |c| is_sync(c) && c.text.contains("/data/packs>"));
+    let land = only(&calls, "landing", |c| c.name == "pwritev");
+    before(create, sync_names);
+    before(sync_names, land);
 }
 
 #[test]
@@ -127,7 +133,7 @@ fn a_delete_is_on_disk_before_it_is_acknowledged() {
     let home = Home::new();
     let server = home.start();
     let id = server.upload("retrieval", "a.txt", b"content").file_id();
-    let trace = Trace::attach(server.pid(), &["-e", &format!("{CALLS},unlink")]);
+    let trace = Trace::attach(server.pid(), &["-e", &format!("{CALLS},fallocate")]);
     assert_eq!(server.delete(id).code(), 0);
     filegate_testkit::server::eventually("the blob is purged", || {
         server.stored("blobs").is_empty().then_some(())
@@ -137,7 +143,7 @@ fn a_delete_is_on_disk_before_it_is_acknowledged() {
     let commit = all(&calls, "commit", |c| c.name == "pwrite64" && in_log(c))[0];
     let sync = all(&calls, "sync", |c| is_sync(c) && in_log(c))[0];
     let answer = only(&calls, "answer", |c| c.name == "writev" && c.text.contains("HTTP/1.1 200"));
-    let purge = only(&calls, "purge", |c| c.name == "unlink" && c.text.contains("/blobs/"));
+    let purge = only(&calls, "purge", |c| c.name == "fallocate" && c.text.contains("PUNCH_HOLE"));
     before(commit, sync);
     before(sync, answer);
     before(sync, purge);

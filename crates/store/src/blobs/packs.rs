@@ -166,7 +166,9 @@ impl Packs {
             let batch = self.batch();
             let Some(open) = appender.as_mut() else {
                 drop(appender);
-                batch.into_iter().for_each(|one| (one.landed)(Err(StoreError::Closed)));
+                for one in batch {
+                    (one.landed)(Err(StoreError::Closed));
+                }
                 continue;
             };
             let (records, told): (Vec<_>, Vec<_>) =

@@ -13,7 +13,7 @@ use filegate_types::{
 use proptest::prelude::*;
 use tokio::task::JoinSet;
 
-use crate::support::{LEASE, NOW, Store, in_ms, new_file, new_upload, on_both, sql};
+use crate::support::{LEASE, NOW, Store, commit_whole, in_ms, new_file, new_upload, on_both, sql};
 
 on_both!(
     a_balance_for_ten_pays_for_exactly_ten_of_a_thousand,
@@ -77,7 +77,7 @@ async fn a_balance_for_ten_pays_for_exactly_ten_of_a_thousand(store: Store) {
         tasks.spawn(async move {
             if number % 2 == 0 {
                 // With no row before: it takes the price by itself.
-                let done = catalog.commit_whole(acme, file_of(number, 5), NOW).await.unwrap();
+                let done = commit_whole(&catalog, acme, file_of(number, 5)).await;
                 return done.is_ok();
             }
             let upload = new_upload(acme, &key_number(number), in_ms(60_000));
@@ -356,7 +356,7 @@ async fn take(store: &mut Store, acme: AccountId, model: &mut Model, step: Step)
         Step::Whole(bytes) => {
             model.next += 1;
             let file = file_of(model.next, bytes);
-            let done = store.catalog.commit_whole(acme, file, NOW).await.unwrap();
+            let done = store.commit_whole(acme, file).await;
             let price = upload_price(bytes);
             assert_eq!(done.is_ok(), model.can_spend(price));
             if let Ok(done) = done {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use filegate_store::{
     BlobSum, Blobs, Caller, Catalog, CommitOutcome, DataDir, KeyDraft, NewFile, NewUpload,
-    OnChannel, PostgresOptions, Reserve,
+    OnChannel, PostgresOptions, Reserve, Short,
 };
 use filegate_testkit::postgres::{Postgres, query};
 use filegate_testkit::server::eventually;
@@ -162,9 +162,32 @@ impl Store {
         }
     }
 
-    pub(crate) async fn land(&self, key: &BlobKey, content: &[u8]) -> BlobSum {
-        self.blobs.land_whole(key.clone(), content.to_vec()).await.unwrap()
+    /// As an upload that has no row before.
+    pub(crate) async fn commit_whole(
+        &self,
+        account: AccountId,
+        file: NewFile,
+    ) -> Result<CommitOutcome, Short> {
+        commit_whole(&self.catalog, account, file).await
     }
+
+    pub(crate) async fn land(&self, key: &BlobKey, content: &[u8]) -> BlobSum {
+        self.blobs.land_whole(key.clone(), content.to_vec().into()).await.unwrap()
+    }
+}
+
+pub(crate) async fn commit_whole(
+    catalog: &Catalog,
+    account: AccountId,
+    file: NewFile,
+) -> Result<CommitOutcome, Short> {
+    let catalog = catalog.clone();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let calling = tokio::task::spawn_blocking(move || {
+        catalog.commit_whole(account, file, NOW, |outcome| drop(tell.send(outcome)));
+    });
+    calling.await.unwrap();
+    told.await.unwrap().unwrap()
 }
 
 pub(crate) fn open(path: &std::path::Path) -> (Catalog, Blobs) {

@@ -93,8 +93,8 @@ impl Engine {
         }
     }
 
-    /// As [`write`](Self::write), from a thread that may block: `then` is told the outcome on the writer's own thread, where
-    /// others wait for it. For a database in this process only.
+    /// As [`write`](Self::write), from a thread that may block: with SQLite `then` is told the outcome on the writer's
+    /// own thread, where others wait for it.
     pub(super) fn write_then<T: Send + 'static>(
         &self,
         change: Change,
@@ -103,7 +103,9 @@ impl Engine {
     ) {
         match self {
             Self::Sqlite(engine) => engine.write_then(change, run, then),
-            Self::Postgres(_) => then(Err(StoreError::Closed)),
+            Self::Postgres(engine) => {
+                then(tokio::runtime::Handle::current().block_on(engine.write(change, run)));
+            }
         }
     }
 
