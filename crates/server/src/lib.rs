@@ -207,7 +207,9 @@ impl Server {
         let limits = &self.app.config.limits;
         self.app.tasks.drain(limits.drain.0).await;
         let ended = self.app.tasks.stop(limits.shutdown.0).await;
-        if let Some(local) = self.app.blobs.as_local().cloned() {
+        // Else the next start finds out whose blobs there are.
+        let settled = ended && !self.app.catalog.is_poisoned();
+        if let Some(local) = self.app.blobs.as_local().filter(|_| settled).cloned() {
             let closing = tokio::task::spawn_blocking(move || local.close_packs());
             let _told_in_its_log = closing.await;
         }

@@ -42,19 +42,19 @@ const OF_PACKS: [Step; 3] = [
         name: "create the pack",
         call: "openat",
         is: |c| c.text.contains("/data/packs/") && c.text.contains("O_EXCL"),
-        up_to: 8,
+        up_to: 1,
     },
     Step {
-        name: "sync the names",
+        name: "sync the pack and its name",
         call: "fsync",
-        is: |c| c.text.contains("/data/packs>"),
-        up_to: 3,
+        is: |c| c.text.contains("/data/packs"),
+        up_to: 2,
     },
     Step {
         name: "make room",
         call: "fallocate",
         is: |c| c.text.contains("/data/packs/"),
-        up_to: 2,
+        up_to: 1,
     },
 ];
 

@@ -193,13 +193,16 @@ fn every_file_can_be_deleted_while_others_take_each_byte_that_is_freed() {
     );
 }
 
+/// The size of one that is not in a pack.
+const OWN_FILE: usize = 300_000;
+
 #[test]
 fn a_disk_without_inodes_refuses_uploads_and_nothing_else() {
     where_one_may_mount("full::a_disk_without_inodes_refuses_uploads_and_nothing_else", || {
         let home = small_disk("size=64m,nr_inodes=400");
         let ledger = Ledger::default();
         let mut server = home.start();
-        fill_by_uploads(&server, &ledger, &[SMALL]);
+        fill_by_uploads(&server, &ledger, &[OWN_FILE]);
         assert!(free_blocks(&home.data) > 1000, "something else ran out");
         well(&server, &ledger);
         delete_oldest(&server, &ledger, 3);
@@ -208,7 +211,7 @@ fn a_disk_without_inodes_refuses_uploads_and_nothing_else() {
         well(&server, &ledger);
         delete_oldest(&server, &ledger, 3);
         eventually("uploads work again", || {
-            (ledger.upload_once(&server, SMALL).code() == 0).then_some(())
+            (ledger.upload_once(&server, OWN_FILE).code() == 0).then_some(())
         });
         only_full(&ledger);
         well(&server, &ledger);

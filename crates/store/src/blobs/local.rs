@@ -115,7 +115,7 @@ impl LocalBlobs {
         self.packs.open()
     }
 
-    /// Nothing is appended any more; the next start then has nothing to look at.
+    /// Nothing is appended any more, and each blob has a row or was purged: the next start then has nothing to look at.
     pub fn close_packs(&self) {
         self.packs.close();
     }

@@ -65,6 +65,10 @@ const ROOM_BYTES: u64 = 4 << 20;
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_RECORDS: usize = 256;
 
+/// A write is durable when it returns: the bytes, and what it takes to find them. (What rustix calls DSYNC is `O_SYNC`,
+/// which syncs the times of the file as well.)
+const DSYNC: OFlags = OFlags::from_bits_retain(libc::O_DSYNC.cast_unsigned());
+
 const MAGIC: [u8; 8] = *b"FGPACK1\n";
 /// Bytes of a head that say something.
 const HEAD_USED: usize = 44;
@@ -145,7 +149,7 @@ impl Packs {
         }
     }
 
-    /// Nothing is appended any more: the next start has nothing to look at.
+    /// Nothing is appended any more, and each record has a row or was freed: the next start has nothing to look at.
     pub(super) fn close(&self) {
         let Some(mut appender) = self.appender().take() else { return };
         for pack in [appender.before.take(), appender.current.take()].into_iter().flatten() {
@@ -288,12 +292,6 @@ impl Packs {
     }
 }
 
-impl Drop for Packs {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
 /// Tells each its own key, or all the same failure.
 fn tell(told: Vec<Landed>, outcome: io::Result<Vec<BlobKey>>) {
     match outcome {
@@ -383,7 +381,7 @@ impl Pack {
             let mut options = OpenOptions::new();
             options.write(true).create_new(true).mode(0o600).custom_flags(flags).open(&path)
         };
-        let (file, is_direct) = match create(OFlags::DIRECT | OFlags::DSYNC) {
+        let (file, is_direct) = match create(OFlags::DIRECT.union(DSYNC)) {
             Ok(file) => (file, true),
             // Some make it first and refuse it then.
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
