@@ -216,8 +216,10 @@ impl AsyncRead for Guarded {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let at_once = self.pieces.read_bytes() as u64;
-        Pin::new(&mut (&mut self.stream).take(at_once)).poll_read(cx, buffer)
+        match self.pieces.read_bytes_max() {
+            Some(max) => Pin::new(&mut (&mut self.stream).take(max)).poll_read(cx, buffer),
+            None => Pin::new(&mut self.stream).poll_read(cx, buffer),
+        }
     }
 }
 

@@ -40,9 +40,7 @@ const KEPT_BYTES_MIN: usize = 32 << 10;
 
 /// More large uploads than these are a crowd.
 const CROWD: usize = 32;
-/// What a connection reads at once, ...
-const READ_BYTES: usize = 64 << 10;
-/// ... and in a crowd. A little less than a power of two: of one that a read fills hyper makes the next.
+/// What a connection reads at once in a crowd. A little less than a power of two: of one that a read fills hyper makes the next.
 const READ_BYTES_CROWD: usize = 15 << 10;
 /// Pieces that are written at once: enough for the disk, and few threads.
 const WRITERS: usize = 16;
@@ -83,9 +81,9 @@ impl Default for Pieces {
 }
 
 impl Pieces {
-    /// What a connection reads at once, at most.
-    pub(crate) fn read_bytes(&self) -> usize {
-        if self.are_a_crowd() { READ_BYTES_CROWD } else { READ_BYTES }
+    /// What a connection reads at once, at most; `None` for as much as it has room for.
+    pub(crate) fn read_bytes_max(&self) -> Option<u64> {
+        self.are_a_crowd().then_some(READ_BYTES_CROWD as u64)
     }
 
     fn are_a_crowd(&self) -> bool {
@@ -486,10 +484,10 @@ mod tests {
         all.pop();
         assert!(pieces.past_cache(u64::MAX).is_some());
         // A crowd has none, and reads less at once.
-        assert_eq!(pieces.read_bytes(), READ_BYTES);
+        assert_eq!(pieces.read_bytes_max(), None);
         shares.push(pieces.enter());
         assert!(pieces.past_cache(u64::MAX).is_none());
-        assert_eq!(pieces.read_bytes(), READ_BYTES_CROWD);
+        assert_eq!(pieces.read_bytes_max(), Some(READ_BYTES_CROWD as u64));
         drop((first, all));
         assert_eq!(pieces.buffers.load(Ordering::Relaxed), 0);
     }
