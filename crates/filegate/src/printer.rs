@@ -91,6 +91,12 @@ impl Printer {
         let _lost = writeln!(io::stderr().lock(), "error: {text}");
     }
 
+    /// Something to doubt; always printed.
+    #[expect(clippy::unused_self, reason = "whoever prints has been given the printer")]
+    pub(crate) fn warning(&self, text: &str) {
+        let _lost = writeln!(io::stderr().lock(), "warning: {text}");
+    }
+
     /// A failure that does not end the command; gives the exit code that it stands for.
     pub(crate) fn report(&self, failure: &Failure) -> Exit {
         if let Some(text) = failure.text() {

@@ -250,7 +250,7 @@ impl Report {
             }
         }
         if let Some(doubt) = summary.doubt() {
-            printer.error(&format!("WARNING: {doubt}"));
+            printer.warning(doubt);
         }
         Ok(())
     }
