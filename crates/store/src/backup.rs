@@ -9,9 +9,9 @@
 //! 5 rename  TARGET.partial -> TARGET              from here on it is a snapshot
 //! ```
 //!
-//! Blobs before rows: a blob is never changed, so a link is as good as a copy, and only files that are
+//! Blobs before rows: the file of a blob is never changed, so a link is as good as a copy, and only files that are
 //! deleted while the backup runs have to be looked at again. Where links cannot be made, on another file
-//! system, blobs are copied. A link shares its bytes with the original: it is a guard against mistakes,
+//! system, blobs are copied, and so is everywhere what is in a pack, in which deletes make holes. A link shares its bytes with the original: it is a guard against mistakes,
 //! not against a failing disk; for that the snapshot is copied elsewhere.
 //!
 //! Uploads in progress are in the snapshot as rows: the server that is started on it sweeps them up and

@@ -337,7 +337,7 @@ fn charge_everything(data: &Path) {
         .unwrap();
 }
 
-/// Waits until no file has a second name any more.
+/// Waits until nothing is being received any more.
 pub(crate) fn settled(server: &TestServer) {
     eventually("tmp/ is empty", || server.stored("tmp").is_empty().then_some(()));
 }

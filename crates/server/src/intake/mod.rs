@@ -397,8 +397,6 @@ pub(crate) struct UploadGuard {
     account: AccountId,
     api_key: KeyId,
     key: Option<BlobKey>,
-    /// Whether there is a row, or may be.
-    has_row: bool,
     lease_until: UnixMillis,
     landing: Landing,
     /// Whether nothing is held for it.
@@ -416,7 +414,6 @@ impl UploadGuard {
             account: principal.account_id,
             api_key: principal.key_id,
             key: None,
-            has_row: false,
             lease_until: UnixMillis(0),
             landing: Landing::Never,
             free: false,
@@ -436,7 +433,6 @@ impl UploadGuard {
         let key = BlobKey::mint(now, random());
         // Noted first: if this future is dropped, the row may be there all the same.
         self.key = Some(key.clone());
-        self.has_row = true;
         self.lease_until = now.plus(self.app.config.jobs.upload_lease.0);
         let upload = NewUpload {
             account: self.account,
@@ -503,7 +499,7 @@ impl UploadGuard {
         match error {
             StoreError::Poisoned | StoreError::Closed | StoreError::Uncertain { .. } => true,
             // Without a row no reaper would look. SQLite knows of each other error that nothing came of it.
-            StoreError::Catalog { .. } => self.has_row || self.app.catalog.is_poisoned(),
+            StoreError::Catalog { .. } => self.key.is_some() || self.app.catalog.is_poisoned(),
             _ => false,
         }
     }
