@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes as Piece;
 use filegate_form::{Boundary, Event, FileName, FormError, Limits, PartHeaders, Reader};
 use filegate_types::purpose::{PurposeName, PurposePolicy};
 use filegate_types::units::{Bytes, Span};
@@ -102,11 +101,13 @@ pub(super) async fn receive(
                     part = start(&app.config, &mut form, headers)?;
                 }
                 Event::Data(_) | Event::Held(_) => {
-                    let bytes = match &event {
-                        Event::Data(range) => chunk.slice(range.clone()),
-                        _ => event.bytes(&chunk).map(Piece::copy_from_slice).unwrap_or_default(),
-                    };
-                    take(app, &mut form, &mut part, bytes)?;
+                    let bytes = event.bytes(&chunk).unwrap_or_default();
+                    if let Some(file) = take(app, &mut form, &mut part, bytes)? {
+                        // A body that says so is received as large from its first byte on.
+                        let least = SMALL_BYTES as u64 + OVERHEAD_BYTES_MAX;
+                        let large = length.is_some_and(|length| length > least);
+                        file.spool.push(app, guard, bytes, large).await?;
+                    }
                 }
                 Event::PartEnd => match std::mem::replace(&mut part, Part::None) {
                     Part::Purpose(value) => {
@@ -129,12 +130,6 @@ pub(super) async fn receive(
             return Err(ApiError::too_large(format_args!(
                 "the form has over {OVERHEAD_BYTES_MAX} bytes beside the file"
             )));
-        }
-        // The connection can use its memory again.
-        drop(feed);
-        drop(chunk);
-        if let Some(file) = &mut form.file {
-            file.spool.pass_on(app, guard).await?;
         }
         guard.renew().await?;
     }
@@ -232,38 +227,41 @@ fn end_purpose(
     Ok(())
 }
 
-fn take(app: &App, form: &mut ReceivedForm, part: &mut Part, bytes: Piece) -> Result<(), ApiError> {
+/// Takes more of a part; gives the file, if it is for its spool.
+fn take<'f>(
+    app: &App,
+    form: &'f mut ReceivedForm,
+    part: &mut Part,
+    bytes: &[u8],
+) -> Result<Option<&'f mut ReceivedFile>, ApiError> {
     match part {
         Part::Purpose(value) => {
             if value.len() + bytes.len() > PURPOSE_BYTES_MAX {
                 return Err(ApiError::invalid_purpose());
             }
-            value.extend_from_slice(&bytes);
-            Ok(())
+            value.extend_from_slice(bytes);
+            Ok(None)
         }
         Part::ExpiresAfter(value) => {
             if value.len() + bytes.len() > SPAN_BYTES_MAX {
                 return Err(ApiError::invalid("expires_after is too long"));
             }
-            value.extend_from_slice(&bytes);
-            Ok(())
+            value.extend_from_slice(bytes);
+            Ok(None)
         }
         Part::File { max } => {
-            let Some(file) = &mut form.file else { return Ok(()) };
+            let Some(file) = &mut form.file else { return Ok(None) };
             check_size(file.spool.bytes() + bytes.len() as u64, *max)?;
-            // A body that says so is received as large from its first byte on.
-            let large =
-                form.length.is_some_and(|length| length > SMALL_BYTES as u64 + OVERHEAD_BYTES_MAX);
-            file.spool.push(app, bytes, large);
-            Ok(())
+            Ok(Some(file))
         }
         Part::DiscardedFile => {
-            let Some(file) = &mut form.file else { return Ok(()) };
+            let Some(file) = &mut form.file else { return Ok(None) };
             file.discarded += bytes.len() as u64;
-            check_size(file.discarded, Bytes(app.config.largest_file()))
+            check_size(file.discarded, Bytes(app.config.largest_file()))?;
+            Ok(None)
         }
         // Counted with the rest of what is not the file.
-        Part::Ignored | Part::None => Ok(()),
+        Part::Ignored | Part::None => Ok(None),
     }
 }
 

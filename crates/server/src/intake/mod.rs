@@ -35,6 +35,7 @@ mod quota;
 mod repeat;
 mod spool;
 mod straight;
+mod strand;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,26 +1,27 @@
 //! Where a file's bytes are while it is received: in memory while small, then in `tmp/`.
 //!
-//! A large file goes to disk in pieces, each with one hop to a thread that may block, as the buffers in which it came
-//! from the socket: nothing is copied. While one piece is written and summed the next is received. How large pieces are
+//! A large file goes to disk in pieces, each with one hop to a thread that may block. What comes from the socket is copied
+//! into a piece, so that the connection reads into the same memory again and again, which stays in the processor's cache;
+//! from the piece it goes to the disk as it is, past the page cache if the file is long. An upload has several: one is filled
+//! while others are written and summed, each of which goes on at its own pace ([`Strand`]). How many and how large they are
 //! depends on how many large uploads there are ([`Pieces`]), so that all of them together have a bound.
 //!
 //! More than [`CROWD`] of them are a crowd, in which memory counts for more than the time of one: connections read less at
-//! once, what they read is copied into the one piece that an upload has, in memory that it uses again for the next, and it
-//! receives nothing while that is written. There are others meanwhile.
+//! once, and an upload has one piece, so it takes nothing while that is written. There are others meanwhile.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use bytes::{Bytes, BytesMut};
 use filegate_store::blobs::Summer;
-use filegate_store::{BlobSum, Blobs, SmallBlob, StoreError, TempBlob};
+use filegate_store::{BlobSum, Blobs, Piece, SmallBlob, StoreError, TempBlob};
 use filegate_types::{ApiError, BlobKey, ErrorCode};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
 
 use super::UploadGuard;
+use super::strand::Strand;
 use crate::app::App;
 use crate::http::reply::store_failed;
 
@@ -28,15 +29,25 @@ use crate::http::reply::store_failed;
 pub(super) const SMALL_BYTES: usize = 256 << 10;
 /// What all large uploads have in memory together, as long as there are not more of them than [`PIECE_BYTES_MIN`] allows.
 const PIECES_BYTES: usize = 15 << 20;
-/// The smallest piece: two reads of a connection in a crowd.
-const PIECE_BYTES_MIN: usize = 2 * READ_BYTES_CROWD;
+/// Pieces are multiples of this, which is what the disk takes past the page cache.
+const BLOCK_BYTES: usize = 4096;
+/// The smallest piece: about two reads of a connection in a crowd.
+const PIECE_BYTES_MIN: usize = 28 << 10;
 /// The largest piece. Larger ones do not stay in the processor's cache on their way.
 const PIECE_BYTES_MAX: usize = 2 << 20;
+/// Pieces of an upload that is alone, or nearly: so many that receiving, summing and writing seldom wait for one another.
+const PIECES_ALONE: usize = 5;
+/// So many uploads are nearly alone: there are processors for each.
+const ALONE: usize = 2;
+/// Pieces of an upload beside others.
+const PIECES_BESIDE_OTHERS: usize = 2;
 /// The smallest that is summed on another thread than it is written on.
 const BESIDE_BYTES_MIN: usize = 512 << 10;
 
-/// What is kept as it came: half of what a connection reads at once, so that at most as much again is kept with it.
-const KEPT_BYTES_MIN: usize = 32 << 10;
+/// From this length on a file goes past the page cache, ...
+const DIRECT_BYTES_MIN: u64 = 8 << 20;
+/// ... as long as its pieces have so many bytes: the more the disk is given at once the faster it is.
+const DIRECT_PIECE_BYTES_MIN: usize = 256 << 10;
 
 /// More large uploads than these are a crowd.
 const CROWD: usize = 32;
@@ -47,21 +58,10 @@ const WRITERS: usize = 16;
 /// The disk is told to begin when there is so much for it to write.
 const WRITE_BACK_BYTES: u64 = 256 << 10;
 
-/// From this length on a file goes past the page cache, with two buffers more, ...
-const DIRECT_BYTES_MIN: u64 = 8 << 20;
-/// ... each of so many bytes: the more the disk is given at once the faster it is, ...
-const BUFFER_BYTES: usize = 512 << 10;
-/// ... which matters to one that is alone; where there are several it has enough to do.
-const BUFFER_BYTES_ALONE: usize = 4 << 20;
-/// What all such buffers have of [`PIECES_BYTES`], at most.
-const BUFFERS_BYTES: usize = 11 << 20;
-
 /// How much memory is given to large uploads.
 #[derive(Debug, Clone)]
 pub(crate) struct Pieces {
     uploads: Arc<AtomicUsize>,
-    /// Bytes of buffers on the way past the page cache.
-    buffers: Arc<AtomicUsize>,
     writers: Arc<Semaphore>,
 }
 
@@ -69,14 +69,9 @@ pub(crate) struct Pieces {
 #[derive(Debug)]
 struct Share(Pieces);
 
-/// Two buffers of so many bytes.
-#[derive(Debug)]
-struct Buffers(Pieces, usize);
-
 impl Default for Pieces {
     fn default() -> Self {
-        let writers = Arc::new(Semaphore::new(WRITERS));
-        Self { uploads: Arc::default(), buffers: Arc::default(), writers }
+        Self { uploads: Arc::default(), writers: Arc::new(Semaphore::new(WRITERS)) }
     }
 }
 
@@ -94,27 +89,20 @@ impl Pieces {
         self.uploads.fetch_add(1, Ordering::Relaxed);
         Share(self.clone())
     }
-
-    /// What a file of `length` bytes needs to go past the page cache, if it is long enough and there is room.
-    fn past_cache(&self, length: u64) -> Option<Buffers> {
-        let held = self.buffers.load(Ordering::Relaxed);
-        let alone = held == 0 && self.uploads.load(Ordering::Relaxed) <= 1;
-        let bytes = if alone { BUFFER_BYTES_ALONE } else { BUFFER_BYTES };
-        if length < DIRECT_BYTES_MIN || held + 2 * bytes > BUFFERS_BYTES || self.are_a_crowd() {
-            return None;
-        }
-        self.buffers.fetch_add(2 * bytes, Ordering::Relaxed);
-        Some(Buffers(self.clone(), bytes))
-    }
 }
 
 impl Share {
-    /// Bytes of the next piece, of which an upload has two: one comes while the other goes. In a crowd it has one.
-    fn piece_bytes(&self) -> usize {
-        let Pieces { uploads, buffers, .. } = &self.0;
-        let left = PIECES_BYTES.saturating_sub(buffers.load(Ordering::Relaxed));
-        let uploads = uploads.load(Ordering::Relaxed).max(1);
-        (left / 2 / uploads).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)
+    /// How many pieces the upload may have, and bytes of each.
+    fn pieces(&self) -> (usize, usize) {
+        let uploads = self.0.uploads.load(Ordering::Relaxed).max(1);
+        let (pieces, of) = match uploads {
+            ..=ALONE => (PIECES_ALONE, PIECES_ALONE),
+            ..=CROWD => (PIECES_BESIDE_OTHERS, PIECES_BESIDE_OTHERS),
+            // Connections of theirs have as much again.
+            _ => (1, 2),
+        };
+        let bytes = (PIECES_BYTES / of / uploads).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX);
+        (pieces, bytes - bytes % BLOCK_BYTES)
     }
 }
 
@@ -124,43 +112,27 @@ impl Drop for Share {
     }
 }
 
-impl Drop for Buffers {
-    fn drop(&mut self) {
-        self.0.buffers.fetch_sub(2 * self.1, Ordering::Relaxed);
-    }
-}
-
 /// A file being received, then received.
 #[derive(Default)]
 pub(crate) struct Spool {
     /// A small file, or the beginning of one that turns out to be large.
     small: SmallBlob,
-    /// What of a large file was received and not yet handed to a writer.
-    piece: Vec<Bytes>,
-    /// The end of the piece, put together of small parts.
-    parts: BytesMut,
-    /// Bytes of both.
-    piece_bytes: usize,
     bytes: u64,
-    /// Bytes that the disk was told to write.
-    written_back: u64,
     /// Bytes of the body, if it says so.
     length: u64,
     /// While a large file is received.
-    share: Option<Share>,
-    /// While it goes past the page cache.
-    past_cache: Option<Buffers>,
+    large: Option<Box<Large>>,
+    /// The end of a large file that was received, before it is written.
+    last: Option<Piece>,
     disk: Disk,
 }
 
 #[derive(Default)]
 enum Disk {
-    /// Nothing is there yet.
+    /// Nothing is there.
     #[default]
     Unused,
-    /// A piece is being written.
-    Writing(Writing),
-    /// All pieces so far are written.
+    /// All but the last piece is written.
     Settled(Box<TempBlob>),
     /// All of it is in the store.
     Landed(Box<BlobSum>),
@@ -168,11 +140,229 @@ enum Disk {
     Failed,
 }
 
-/// A piece on its way, and summed beside it.
-struct Writing {
-    writer: JoinHandle<Result<TempBlob, StoreError>>,
-    /// None for a small piece, which its writer sums: a second thread would be dearer than the wait.
-    summer: Option<JoinHandle<Summer>>,
+/// A large file on its way to the disk.
+struct Large {
+    share: Share,
+    /// What is being filled.
+    piece: Option<Piece>,
+    /// Pieces that are written and summed, and those that have come back and can be filled again.
+    lent: usize,
+    home: UnboundedSender<Piece>,
+    back: UnboundedReceiver<Piece>,
+    /// From the first piece on that was full.
+    writer: Option<Strand<Target, Write>>,
+    sums: Strand<Summer, Arc<Lent>>,
+    /// Whether pieces are summed on another thread than they are written on, for which they are to be large.
+    beside: bool,
+    /// A write failed: what is received need not be.
+    failed: Arc<AtomicBool>,
+    /// Bytes handed on, ...
+    handed: u64,
+    /// ... and those of them that the disk was told to write.
+    written_back: u64,
+}
+
+/// A piece that comes back to its upload when all are done with it.
+struct Lent {
+    piece: Option<Piece>,
+    home: UnboundedSender<Piece>,
+}
+
+/// What pieces are written to.
+enum Target {
+    New(Blobs, BlobKey),
+    Open(TempBlob),
+    Failed(StoreError),
+}
+
+/// A piece to be written.
+struct Write {
+    piece: Arc<Lent>,
+    past_cache: bool,
+    /// From where on the disk is told to begin.
+    write_back: Option<u64>,
+    /// Who sums it after that, if nobody does beside it.
+    sums: Option<Strand<Summer, Arc<Lent>>>,
+}
+
+impl std::ops::Deref for Lent {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.piece.as_deref().unwrap_or_default()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(piece) = self.piece.take() {
+            // The upload may be gone.
+            let _gone = self.home.send(piece);
+        }
+    }
+}
+
+impl Target {
+    fn write(&mut self, write: &Write) -> Result<(), StoreError> {
+        if let Self::New(blobs, key) = self {
+            let mut temp = blobs.create(key.clone())?;
+            if write.past_cache {
+                temp.write_past_cache();
+            }
+            *self = Self::Open(temp);
+        }
+        let Self::Open(temp) = self else { return Ok(()) };
+        if !write.past_cache {
+            temp.write_as_usual();
+        }
+        temp.write_unsummed(&write.piece)?;
+        if let Some(start) = write.write_back {
+            temp.write_back(start);
+        }
+        Ok(())
+    }
+}
+
+fn sum(summer: &mut Summer, piece: &Arc<Lent>) {
+    summer.update(piece);
+}
+
+impl Large {
+    fn new(share: Share) -> Self {
+        let (home, back) = unbounded_channel();
+        let beside = share.pieces().1 >= BESIDE_BYTES_MIN;
+        Self {
+            share,
+            piece: None,
+            lent: 0,
+            home,
+            back,
+            writer: None,
+            sums: Strand::new(Summer::default()),
+            beside,
+            failed: Arc::default(),
+            handed: 0,
+            written_back: 0,
+        }
+    }
+
+    /// A piece to fill. Waits while all that the upload may have are being written.
+    async fn empty_piece(&mut self) -> Result<Piece, ApiError> {
+        loop {
+            let (pieces_max, bytes) = self.share.pieces();
+            let came = match self.back.try_recv() {
+                Ok(piece) => Some(piece),
+                Err(_) if self.lent < pieces_max => None,
+                Err(_) => self.back.recv().await,
+            };
+            let Some(mut piece) = came else {
+                return Piece::with_capacity(bytes).map_err(|error| {
+                    tracing::error!(%error, bytes, "upload.memory.none");
+                    ErrorCode::Internal.into()
+                });
+            };
+            self.lent -= 1;
+            // Where uploads have come or gone, others have other sizes.
+            let of_use = piece.capacity() <= bytes && bytes < 2 * piece.capacity();
+            if of_use && self.lent < pieces_max {
+                piece.clear();
+                return Ok(piece);
+            }
+        }
+    }
+
+    /// Adds to the piece, and hands it on when it is full.
+    async fn take(
+        &mut self,
+        app: &Arc<App>,
+        guard: &mut UploadGuard,
+        length: u64,
+        mut bytes: &[u8],
+    ) -> Result<(), ApiError> {
+        while !bytes.is_empty() {
+            let mut piece = match self.piece.take() {
+                Some(piece) => piece,
+                None => self.empty_piece().await?,
+            };
+            // The first goes soon: a large upload is not to be all in memory.
+            let unused = self.writer.is_none();
+            let limit = piece.capacity().min(if unused { SMALL_BYTES } else { usize::MAX });
+            bytes = piece.take(bytes, limit);
+            if piece.len() < limit {
+                self.piece = Some(piece);
+            } else {
+                self.hand_on(app, guard, length, piece).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands `piece` to who writes and who sums.
+    async fn hand_on(
+        &mut self,
+        app: &Arc<App>,
+        guard: &mut UploadGuard,
+        length: u64,
+        piece: Piece,
+    ) -> Result<(), ApiError> {
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(self.end().await.err().unwrap_or(ErrorCode::Internal.into()));
+        }
+        let key = guard.begin().await?;
+        let writer =
+            self.writer.get_or_insert_with(|| Strand::new(Target::New(app.blobs.clone(), key)));
+        self.handed += piece.len() as u64;
+        let due = self.handed - self.written_back >= WRITE_BACK_BYTES;
+        let write_back = due.then(|| std::mem::replace(&mut self.written_back, self.handed));
+        let large = piece.capacity() >= DIRECT_PIECE_BYTES_MIN;
+        let past_cache = large && length >= DIRECT_BYTES_MIN && app.blobs.as_local().is_some();
+        // Once summed after writing they always are: else one might overtake another.
+        self.beside &= piece.capacity() >= BESIDE_BYTES_MIN;
+        let piece = Arc::new(Lent { piece: Some(piece), home: self.home.clone() });
+        self.lent += 1;
+        let then_sum = (!self.beside).then(|| self.sums.clone());
+        if self.beside && self.sums.add(Arc::clone(&piece)) {
+            let sums = self.sums.clone();
+            app.tasks.blocking(move || sums.run(sum));
+        }
+        if writer.add(Write { piece, past_cache, write_back, sums: then_sum }) {
+            let turn = Arc::clone(&app.pieces.writers).acquire_owned().await;
+            let turn = turn.map_err(|_closed| ErrorCode::Internal)?;
+            let (writer, failed) = (writer.clone(), Arc::clone(&self.failed));
+            app.tasks.blocking(move || {
+                let _turn: OwnedSemaphorePermit = turn;
+                writer.run(|target, write| {
+                    if let Err(error) = target.write(write) {
+                        *target = Target::Failed(error);
+                        failed.store(true, Ordering::Relaxed);
+                    }
+                    if let Some(sums) = &write.sums
+                        && sums.add(Arc::clone(&write.piece))
+                    {
+                        sums.run(sum);
+                    }
+                });
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is being written; gives the file, if there is one.
+    async fn end(&mut self) -> Result<Option<TempBlob>, ApiError> {
+        let Some(writer) = self.writer.take() else { return Ok(None) };
+        while self.lent > 0 && self.back.recv().await.is_some() {
+            self.lent -= 1;
+        }
+        match (writer.into_state(), self.sums.clone().into_state()) {
+            (Some(Target::Open(mut temp)), Some(summer)) => {
+                temp.return_summer(summer);
+                Ok(Some(temp))
+            }
+            (Some(Target::Failed(error)), _) => Err(store_failed(&error)),
+            // One panicked.
+            _ => Err(ErrorCode::Unknown.into()),
+        }
+    }
 }
 
 impl Spool {
@@ -192,155 +382,39 @@ impl Spool {
         self.bytes
     }
 
-    /// Takes more of the file; `large` if it is known to be. What takes it calls [`pass_on`](Self::pass_on) when it has let
-    /// go of `bytes`.
-    pub(super) fn push(&mut self, app: &App, bytes: Bytes, large: bool) {
-        self.bytes += bytes.len() as u64;
-        if self.share.is_none() {
-            if !large && self.small.len() + bytes.len() <= SMALL_BYTES {
-                self.small.extend(&bytes);
-                return;
-            }
-            self.share = Some(app.pieces.enter());
-            let small = std::mem::take(&mut self.small).into_bytes();
-            self.take(small);
-        }
-        self.take(bytes);
-    }
-
-    /// Adds to the piece. What came in small parts is put together: each would else keep a whole buffer of the
-    /// connection's.
-    fn take(&mut self, bytes: Bytes) {
-        self.piece_bytes += bytes.len();
-        if bytes.len() >= KEPT_BYTES_MIN {
-            self.put_together();
-            self.piece.push(bytes);
-            return;
-        }
-        self.parts.extend_from_slice(&bytes);
-        if self.parts.len() >= KEPT_BYTES_MIN && !self.is_in_crowd() {
-            self.put_together();
-        }
-    }
-
-    /// In a crowd the memory of the last piece is used again, which nobody has any more.
-    fn put_together(&mut self) {
-        if !self.parts.is_empty() {
-            self.piece.push(self.parts.split().freeze());
-        }
-    }
-
-    fn is_in_crowd(&self) -> bool {
-        self.share.as_ref().is_some_and(|share| share.0.are_a_crowd())
-    }
-
-    /// Hands what was received to a writer, if it is enough for a piece.
-    pub(super) async fn pass_on(
+    /// Takes more of the file; `large` if it is known to be. Waits while all that it may have in memory is being written.
+    pub(super) async fn push(
         &mut self,
         app: &Arc<App>,
         guard: &mut UploadGuard,
+        bytes: &[u8],
+        large: bool,
     ) -> Result<(), ApiError> {
-        let Some(share) = &self.share else { return Ok(()) };
-        let enough = share.piece_bytes();
-        // The first goes soon: a large upload is not to be all in memory.
-        let enough =
-            if matches!(self.disk, Disk::Unused) { enough.min(SMALL_BYTES) } else { enough };
-        if self.piece_bytes < enough {
+        self.bytes += bytes.len() as u64;
+        if let Some(large) = &mut self.large {
+            return large.take(app, guard, self.length, bytes).await;
+        }
+        if !large && self.small.len() + bytes.len() <= SMALL_BYTES {
+            self.small.extend(bytes);
             return Ok(());
         }
-        self.spill(app, guard).await?;
-        if self.is_in_crowd()
-            && let Some(temp) = self.settled().await?
-        {
-            self.disk = Disk::Settled(Box::new(temp));
-        }
-        Ok(())
-    }
-
-    /// Hands the piece to a writer and to who sums it.
-    async fn spill(&mut self, app: &Arc<App>, guard: &mut UploadGuard) -> Result<(), ApiError> {
-        let mut temp = self.settled().await?;
-        let turn = Arc::clone(&app.pieces.writers).acquire_owned().await;
-        let turn = turn.map_err(|_closed| ErrorCode::Internal)?;
-        self.put_together();
-        let (piece, bytes) = (std::mem::take(&mut self.piece), self.piece_bytes);
-        self.piece_bytes = 0;
-        let key = guard.begin().await?;
-        let blobs = app.blobs.clone();
-        if temp.is_none() && blobs.as_local().is_some() {
-            self.past_cache = app.pieces.past_cache(self.length);
-        }
-        let buffer_bytes = self.past_cache.as_ref().map(|buffers| buffers.1);
-        let given_back = if self.is_in_crowd() { self.past_cache.take() } else { None };
-        let due = self.bytes - self.written_back >= WRITE_BACK_BYTES;
-        let write_back = due.then(|| std::mem::replace(&mut self.written_back, self.bytes));
-        let beside = bytes >= BESIDE_BYTES_MIN;
-        let summer = beside.then(|| {
-            let mut summer = temp.as_mut().map(TempBlob::lend_summer).unwrap_or_default();
-            let parts = piece.clone();
-            app.tasks.blocking(move || {
-                for part in parts {
-                    summer.update(&part);
-                }
-                summer
-            })
-        });
-        let writer = app.tasks.blocking(move || {
-            let _turn: OwnedSemaphorePermit = turn;
-            let mut temp = if let Some(temp) = temp {
-                temp
-            } else {
-                let mut temp = blobs.create(key)?;
-                if let Some(buffer_bytes) = buffer_bytes {
-                    temp.write_past_cache(buffer_bytes);
-                }
-                temp
-            };
-            if let Some(buffers) = given_back {
-                temp.write_as_usual()?;
-                drop(buffers);
-            }
-            // Each part goes as soon as it is written.
-            piece.into_iter().try_for_each(|part| {
-                if beside { temp.write_unsummed(&part) } else { temp.write(&part) }
-            })?;
-            if let Some(start) = write_back {
-                temp.write_back(start);
-            }
-            Ok(temp)
-        });
-        self.disk = Disk::Writing(Writing { writer, summer });
-        Ok(())
-    }
-
-    /// Waits for the writer; gives the file, if there is one.
-    async fn settled(&mut self) -> Result<Option<TempBlob>, ApiError> {
-        match std::mem::replace(&mut self.disk, Disk::Failed) {
-            Disk::Unused => Ok(None),
-            Disk::Settled(temp) => Ok(Some(*temp)),
-            Disk::Writing(Writing { writer, summer }) => {
-                let written = writer.await.map_err(|_panic| ErrorCode::Unknown)?;
-                let mut temp = written.map_err(|error| store_failed(&error))?;
-                if let Some(summer) = summer {
-                    temp.return_summer(summer.await.map_err(|_panic| ErrorCode::Unknown)?);
-                }
-                Ok(Some(temp))
-            }
-            Disk::Landed(_) | Disk::Failed => Err(ErrorCode::Internal.into()),
-        }
+        let large = self.large.insert(Box::new(Large::new(app.pieces.enter())));
+        let small = std::mem::take(&mut self.small);
+        large.take(app, guard, self.length, &small).await?;
+        drop(small);
+        large.take(app, guard, self.length, bytes).await
     }
 
     /// All of it was received: waits until nothing is being written. The last piece may still be in memory.
     pub(super) async fn settle(&mut self) -> Result<(), ApiError> {
-        self.share = None;
-        self.past_cache = None;
-        self.put_together();
-        self.parts = BytesMut::new();
-        self.disk = if let Some(temp) = self.settled().await? {
+        let Some(mut large) = self.large.take() else { return Ok(()) };
+        self.last = large.piece.take();
+        self.disk = Disk::Failed;
+        self.disk = if let Some(temp) = large.end().await? {
             Disk::Settled(Box::new(temp))
         } else {
             // It was to be large, and is not.
-            self.piece.drain(..).for_each(|part| self.small.extend(&part));
+            self.small.extend(self.last.take().as_deref().unwrap_or_default());
             Disk::Unused
         };
         Ok(())
@@ -359,10 +433,9 @@ impl Spool {
     /// Writes what is still in memory behind what is on disk. Blocks.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
         if let Disk::Settled(temp) = &mut self.disk {
-            for part in std::mem::take(&mut self.piece) {
-                temp.write(&part)?;
+            if let Some(last) = self.last.take() {
+                temp.write(&last)?;
             }
-            temp.finish_writing()?;
         }
         Ok(())
     }
@@ -458,54 +531,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_more_large_uploads_there_are_the_smaller_are_their_pieces() {
+    fn the_more_large_uploads_there_are_the_less_memory_has_each() {
         let pieces = Pieces::default();
         let first = pieces.enter();
-        assert_eq!(first.piece_bytes(), PIECE_BYTES_MAX);
-        let mut others: Vec<_> = (1..256).map(|_| pieces.enter()).collect();
-        assert_eq!(first.piece_bytes() * 256 * 2, PIECES_BYTES);
+        assert_eq!(first.pieces(), (PIECES_ALONE, PIECE_BYTES_MAX));
+        let mut others = Vec::new();
+        while others.len() < 255 {
+            others.push(pieces.enter());
+            let (count, bytes) = first.pieces();
+            assert!(bytes.is_multiple_of(BLOCK_BYTES));
+            assert!(count * bytes * (1 + others.len()) <= PIECES_BYTES);
+        }
+        assert_eq!(first.pieces().0, 1);
         others.extend((256..1024).map(|_| pieces.enter()));
-        assert_eq!(first.piece_bytes(), PIECE_BYTES_MIN);
+        assert_eq!(first.pieces(), (1, PIECE_BYTES_MIN));
         drop(others);
-        assert_eq!(first.piece_bytes(), PIECE_BYTES_MAX);
+        assert_eq!(first.pieces(), (PIECES_ALONE, PIECE_BYTES_MAX));
     }
 
     #[test]
-    fn what_goes_past_the_cache_has_its_memory_of_the_same() {
+    fn connections_of_a_crowd_read_less_at_once() {
         let pieces = Pieces::default();
-        assert!(pieces.past_cache(DIRECT_BYTES_MIN - 1).is_none());
-        let first = pieces.past_cache(DIRECT_BYTES_MIN).unwrap();
-        assert_eq!(first.1, BUFFER_BYTES_ALONE);
-        let mut all: Vec<_> = std::iter::from_fn(|| pieces.past_cache(u64::MAX)).collect();
-        assert!(all.len() == 3 && all.iter().all(|other| other.1 == BUFFER_BYTES));
         let mut shares: Vec<_> = (0..CROWD).map(|_| pieces.enter()).collect();
-        let held = pieces.buffers.load(Ordering::Relaxed);
-        assert_eq!(held + CROWD * 2 * shares[0].piece_bytes(), PIECES_BYTES);
-        all.pop();
-        assert!(pieces.past_cache(u64::MAX).is_some());
-        // A crowd has none, and reads less at once.
         assert_eq!(pieces.read_bytes_max(), None);
         shares.push(pieces.enter());
-        assert!(pieces.past_cache(u64::MAX).is_none());
         assert_eq!(pieces.read_bytes_max(), Some(READ_BYTES_CROWD as u64));
-        drop((first, all));
-        assert_eq!(pieces.buffers.load(Ordering::Relaxed), 0);
+        shares.pop();
+        assert_eq!(pieces.read_bytes_max(), None);
     }
 
-    #[test]
-    fn what_comes_in_small_parts_is_put_together() {
-        let mut spool = Spool::default();
-        let large = Bytes::from(vec![1; KEPT_BYTES_MIN]);
-        let mut expected = Vec::new();
-        for part in
-            [Bytes::from_static(b"a"), Bytes::from_static(b"b"), large, Bytes::from_static(b"c")]
-        {
-            expected.extend_from_slice(&part);
-            spool.take(part);
-        }
-        assert_eq!(spool.piece_bytes, expected.len());
-        spool.put_together();
-        assert_eq!(spool.piece.iter().map(Bytes::len).collect::<Vec<_>>(), [2, KEPT_BYTES_MIN, 1]);
-        assert_eq!(spool.piece.concat(), expected);
+    #[tokio::test]
+    async fn a_piece_is_filled_again_as_long_as_it_has_about_the_size() {
+        let pieces = Pieces::default();
+        let mut large = Large::new(pieces.enter());
+        let mut again = async |piece: Piece| {
+            large.lent = 1;
+            large.home.send(piece).unwrap();
+            let empty = large.empty_piece().await.unwrap();
+            assert!(empty.is_empty() && large.lent == 0);
+            empty
+        };
+        let mut alone = Piece::with_capacity(PIECE_BYTES_MAX).unwrap();
+        alone.take(b"filled", 6);
+        let at = alone.as_ptr();
+        let alone = again(alone).await;
+        assert_eq!(alone.as_ptr(), at);
+        let others: Vec<_> = (1..8).map(|_| pieces.enter()).collect();
+        let shared = again(alone).await;
+        assert!(shared.capacity() < PIECE_BYTES_MAX);
+        drop(others);
+        assert_eq!(again(shared).await.capacity(), PIECE_BYTES_MAX);
     }
 }

@@ -9,9 +9,9 @@
 //! Whoever uses [`Blobs`] need not know which. Bodies are received in memory up to a block and then into a
 //! file in `tmp/`, a [`TempBlob`], on both.
 
-mod direct;
 mod local;
 mod packs;
+mod piece;
 mod s3;
 mod small;
 mod sum;
@@ -29,6 +29,7 @@ pub use s3::{
     LifecycleRule, S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Reader, S3Setting,
     S3Unchecked, Unfinished,
 };
+pub use piece::Piece;
 pub use small::SmallBlob;
 pub use sum::{BLOB_BLOCK_BYTES, BlobSum, Summer};
 

@@ -53,7 +53,8 @@ use filegate_types::{BlobKey, BlobPlace};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-use super::small::{ALIGN, HEAD_BYTES, Record, SmallBlob};
+use super::piece::ALIGN;
+use super::small::{HEAD_BYTES, Record, SmallBlob};
 use crate::datadir::sync_dir;
 use crate::error::StoreError;
 

@@ -1,9 +1,8 @@
 //! A blob in memory, laid out as it is written to a pack, so that nothing is copied on the way from here to the disk.
 
+use super::piece::ALIGN;
 use super::sum::{BlobSum, Summer};
 
-/// What places of records are multiples of, in memory and on disk. Blocks of disks have 512 or 4096 bytes.
-pub(super) const ALIGN: usize = 4096;
 /// Bytes before the blob's in a record.
 pub(super) const HEAD_BYTES: usize = 64;
 
