@@ -16,8 +16,8 @@ mod sweep;
 
 pub use blobs::{
     BLOB_BLOCK_BYTES, BlobList, BlobReader, BlobStream, BlobSum, Blobs, LifecycleRule, LocalBlobs,
-    Pace, Piece, S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Setting, S3Unchecked, SmallBlob,
-    TempBlob,
+    Memory, Pace, Piece, S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Setting, S3Unchecked,
+    SmallBlob, TempBlob,
 };
 pub use catalog::admin;
 pub use catalog::{

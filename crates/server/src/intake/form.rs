@@ -98,7 +98,7 @@ pub(super) async fn receive(
         while let Some(event) = feed.next_event().map_err(form_error)? {
             match &event {
                 Event::PartStart(headers) => {
-                    part = start(&app.config, &mut form, headers)?;
+                    part = start(app, &mut form, headers)?;
                 }
                 Event::Data(_) | Event::Held(_) => {
                     let bytes = event.bytes(&chunk).unwrap_or_default();
@@ -155,11 +155,7 @@ fn form_error(error: FormError) -> ApiError {
     ApiError::invalid(error)
 }
 
-fn start(
-    config: &Config,
-    form: &mut ReceivedForm,
-    headers: &PartHeaders,
-) -> Result<Part, ApiError> {
+fn start(app: &App, form: &mut ReceivedForm, headers: &PartHeaders) -> Result<Part, ApiError> {
     match headers.name.as_str() {
         "purpose" if form.purpose.is_some() => Err(ApiError::invalid("purpose is given twice")),
         "purpose" if headers.file_name.is_some() => {
@@ -171,13 +167,13 @@ fn start(
         }
         "expires_after" => Ok(Part::ExpiresAfter(Vec::new())),
         "file" if form.file.is_some() => Err(ApiError::invalid("file is given twice")),
-        "file" => start_file(config, form, headers.file_name.as_deref()),
+        "file" => start_file(app, form, headers.file_name.as_deref()),
         _ => Ok(Part::Ignored),
     }
 }
 
 fn start_file(
-    config: &Config,
+    app: &App,
     form: &mut ReceivedForm,
     raw_name: Option<&str>,
 ) -> Result<Part, ApiError> {
@@ -186,9 +182,9 @@ fn start_file(
     };
     let name = FileName::clean(raw_name).map_err(ApiError::invalid)?;
     let extension = name.extension().unwrap_or("").to_ascii_lowercase();
-    let max = size_limit(config, form, &extension)?;
+    let max = size_limit(&app.config, form, &extension)?;
     let filename = name.into_string();
-    let spool = Spool::expecting(form.length);
+    let spool = Spool::expecting(&app.pieces, form.length);
     form.file = Some(ReceivedFile { filename, extension, spool, discarded: 0 });
     Ok(max.map_or(Part::DiscardedFile, |max| Part::File { max }))
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use filegate_store::blobs::Summer;
-use filegate_store::{BlobSum, Blobs, Piece, SmallBlob, StoreError, TempBlob};
+use filegate_store::{BlobSum, Blobs, Memory, Piece, SmallBlob, StoreError, TempBlob};
 use filegate_types::{ApiError, BlobKey, ErrorCode};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -29,18 +29,15 @@ use crate::http::reply::store_failed;
 pub(super) const SMALL_BYTES: usize = 256 << 10;
 /// What all large uploads have in memory together, as long as there are not more of them than [`PIECE_BYTES_MIN`] allows.
 const PIECES_BYTES: usize = 15 << 20;
-/// Pieces are multiples of this, which is what the disk takes past the page cache.
-const BLOCK_BYTES: usize = 4096;
 /// The smallest piece: about two reads of a connection in a crowd.
 const PIECE_BYTES_MIN: usize = 28 << 10;
-/// The largest piece. Larger ones do not stay in the processor's cache on their way.
-const PIECE_BYTES_MAX: usize = 2 << 20;
-/// Pieces of an upload that is alone, or nearly: so many that receiving, summing and writing seldom wait for one another.
-const PIECES_ALONE: usize = 5;
-/// So many uploads are nearly alone: there are processors for each.
-const ALONE: usize = 2;
-/// Pieces of an upload beside others.
+/// Pieces of an upload that is alone: so many that receiving, summing and writing seldom wait for one another.
+const PIECES_ALONE: usize = 8;
+/// Pieces of an upload beside others: one is filled while the other is written.
 const PIECES_BESIDE_OTHERS: usize = 2;
+/// Up to so many uploads pieces have the same size and an upload has fewer of them the more there are; then they get smaller.
+/// Larger ones are not faster, and do not stay in the processor's cache on their way.
+const UPLOADS_WITH_LARGEST: usize = 8;
 /// The smallest that is summed on another thread than it is written on.
 const BESIDE_BYTES_MIN: usize = 512 << 10;
 
@@ -61,6 +58,7 @@ const WRITE_BACK_BYTES: u64 = 256 << 10;
 /// How much memory is given to large uploads.
 #[derive(Debug, Clone)]
 pub(crate) struct Pieces {
+    memory: Memory,
     uploads: Arc<AtomicUsize>,
     writers: Arc<Semaphore>,
 }
@@ -71,7 +69,8 @@ struct Share(Pieces);
 
 impl Default for Pieces {
     fn default() -> Self {
-        Self { uploads: Arc::default(), writers: Arc::new(Semaphore::new(WRITERS)) }
+        let writers = Arc::new(Semaphore::new(WRITERS));
+        Self { memory: Memory::kept(), uploads: Arc::default(), writers }
     }
 }
 
@@ -79,6 +78,11 @@ impl Pieces {
     /// What a connection reads at once, at most; `None` for as much as it has room for.
     pub(crate) fn read_bytes_max(&self) -> Option<u64> {
         self.are_a_crowd().then_some(READ_BYTES_CROWD as u64)
+    }
+
+    /// Gives back memory that no upload has asked for since the last time.
+    pub(crate) fn tidy(&self) {
+        self.memory.tidy();
     }
 
     fn are_a_crowd(&self) -> bool {
@@ -94,15 +98,13 @@ impl Pieces {
 impl Share {
     /// How many pieces the upload may have, and bytes of each.
     fn pieces(&self) -> (usize, usize) {
-        let uploads = self.0.uploads.load(Ordering::Relaxed).max(1);
-        let (pieces, of) = match uploads {
-            ..=ALONE => (PIECES_ALONE, PIECES_ALONE),
-            ..=CROWD => (PIECES_BESIDE_OTHERS, PIECES_BESIDE_OTHERS),
-            // Connections of theirs have as much again.
-            _ => (1, 2),
-        };
-        let bytes = (PIECES_BYTES / of / uploads).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX);
-        (pieces, bytes - bytes % BLOCK_BYTES)
+        // One more or less does not make another size: what others are done with can be used again.
+        let uploads = self.0.uploads.load(Ordering::Relaxed).max(1).next_power_of_two();
+        let bytes = PIECES_BYTES / PIECES_BESIDE_OTHERS / uploads.max(UPLOADS_WITH_LARGEST);
+        let bytes = Memory::size_within(bytes.max(PIECE_BYTES_MIN));
+        // What connections have read is as much again in a crowd.
+        let pieces_max = if uploads > CROWD { 1 } else { PIECES_ALONE };
+        ((PIECES_BYTES / uploads / bytes).clamp(1, pieces_max), bytes)
     }
 }
 
@@ -145,10 +147,10 @@ struct Large {
     share: Share,
     /// What is being filled.
     piece: Option<Piece>,
-    /// Pieces that are written and summed, and those that have come back and can be filled again.
+    /// Pieces that were handed on, and are told of when all are done with them.
     lent: usize,
-    home: UnboundedSender<Piece>,
-    back: UnboundedReceiver<Piece>,
+    home: UnboundedSender<()>,
+    back: UnboundedReceiver<()>,
     /// From the first piece on that was full.
     writer: Option<Strand<Target, Write>>,
     sums: Strand<Summer, Arc<Lent>>,
@@ -162,11 +164,14 @@ struct Large {
     written_back: u64,
 }
 
-/// A piece that comes back to its upload when all are done with it.
+/// A piece of which the upload is told when all are done with it.
 struct Lent {
-    piece: Option<Piece>,
-    home: UnboundedSender<Piece>,
+    /// Dropped first, so that it can be had by who is told.
+    piece: Piece,
+    _told: Told,
 }
+
+struct Told(UnboundedSender<()>);
 
 /// What pieces are written to.
 enum Target {
@@ -189,16 +194,13 @@ impl std::ops::Deref for Lent {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.piece.as_deref().unwrap_or_default()
+        &self.piece
     }
 }
 
-impl Drop for Lent {
+impl Drop for Told {
     fn drop(&mut self) {
-        if let Some(piece) = self.piece.take() {
-            // The upload may be gone.
-            let _gone = self.home.send(piece);
-        }
+        let _may_be_gone = self.0.send(());
     }
 }
 
@@ -249,25 +251,15 @@ impl Large {
     /// A piece to fill. Waits while all that the upload may have are being written.
     async fn empty_piece(&mut self) -> Result<Piece, ApiError> {
         loop {
-            let (pieces_max, bytes) = self.share.pieces();
-            let came = match self.back.try_recv() {
-                Ok(piece) => Some(piece),
-                Err(_) if self.lent < pieces_max => None,
-                Err(_) => self.back.recv().await,
-            };
-            let Some(mut piece) = came else {
-                return Piece::with_capacity(bytes).map_err(|error| {
-                    tracing::error!(%error, bytes, "upload.memory.none");
-                    ErrorCode::Internal.into()
-                });
-            };
-            self.lent -= 1;
-            // Where uploads have come or gone, others have other sizes.
-            let of_use = piece.capacity() <= bytes && bytes < 2 * piece.capacity();
-            if of_use && self.lent < pieces_max {
-                piece.clear();
-                return Ok(piece);
+            while self.back.try_recv().is_ok() {
+                self.lent -= 1;
             }
+            let (pieces_max, bytes) = self.share.pieces();
+            if self.lent < pieces_max {
+                return Ok(self.share.0.memory.piece(bytes));
+            }
+            self.back.recv().await.ok_or(ErrorCode::Internal)?;
+            self.lent -= 1;
         }
     }
 
@@ -318,7 +310,7 @@ impl Large {
         let past_cache = large && length >= DIRECT_BYTES_MIN && app.blobs.as_local().is_some();
         // Once summed after writing they always are: else one might overtake another.
         self.beside &= piece.capacity() >= BESIDE_BYTES_MIN;
-        let piece = Arc::new(Lent { piece: Some(piece), home: self.home.clone() });
+        let piece = Arc::new(Lent { piece, _told: Told(self.home.clone()) });
         self.lent += 1;
         let then_sum = (!self.beside).then(|| self.sums.clone());
         if self.beside && self.sums.add(Arc::clone(&piece)) {
@@ -368,12 +360,10 @@ impl Large {
 impl Spool {
     /// For a file of a body of `length` bytes, if that is known. It may be anything, and is not believed: it says only
     /// what is to be made ready.
-    pub(super) fn expecting(length: Option<u64>) -> Self {
+    pub(super) fn expecting(pieces: &Pieces, length: Option<u64>) -> Self {
         let length = length.unwrap_or(0);
-        let small = match usize::try_from(length) {
-            Ok(length) if length <= SMALL_BYTES => SmallBlob::with_capacity(length),
-            _ => SmallBlob::default(),
-        };
+        let room = usize::try_from(length).ok().filter(|length| *length <= SMALL_BYTES);
+        let small = SmallBlob::with_capacity(&pieces.memory, room.unwrap_or(0));
         Self { small, length, ..Self::default() }
     }
 
@@ -534,19 +524,21 @@ mod tests {
     fn the_more_large_uploads_there_are_the_less_memory_has_each() {
         let pieces = Pieces::default();
         let first = pieces.enter();
-        assert_eq!(first.pieces(), (PIECES_ALONE, PIECE_BYTES_MAX));
+        let alone = first.pieces();
+        assert_eq!(alone.0, PIECES_ALONE);
         let mut others = Vec::new();
         while others.len() < 255 {
             others.push(pieces.enter());
             let (count, bytes) = first.pieces();
-            assert!(bytes.is_multiple_of(BLOCK_BYTES));
+            assert!(bytes == alone.1 || count <= PIECES_BESIDE_OTHERS);
+            assert_eq!(bytes, Memory::size_of(bytes));
             assert!(count * bytes * (1 + others.len()) <= PIECES_BYTES);
         }
         assert_eq!(first.pieces().0, 1);
         others.extend((256..1024).map(|_| pieces.enter()));
         assert_eq!(first.pieces(), (1, PIECE_BYTES_MIN));
         drop(others);
-        assert_eq!(first.pieces(), (PIECES_ALONE, PIECE_BYTES_MAX));
+        assert_eq!(first.pieces(), alone);
     }
 
     #[test]
@@ -561,25 +553,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_piece_is_filled_again_as_long_as_it_has_about_the_size() {
+    async fn an_upload_waits_when_all_its_pieces_are_lent() {
         let pieces = Pieces::default();
         let mut large = Large::new(pieces.enter());
-        let mut again = async |piece: Piece| {
-            large.lent = 1;
-            large.home.send(piece).unwrap();
-            let empty = large.empty_piece().await.unwrap();
-            assert!(empty.is_empty() && large.lent == 0);
-            empty
-        };
-        let mut alone = Piece::with_capacity(PIECE_BYTES_MAX).unwrap();
-        alone.take(b"filled", 6);
-        let at = alone.as_ptr();
-        let alone = again(alone).await;
-        assert_eq!(alone.as_ptr(), at);
-        let others: Vec<_> = (1..8).map(|_| pieces.enter()).collect();
-        let shared = again(alone).await;
-        assert!(shared.capacity() < PIECE_BYTES_MAX);
-        drop(others);
-        assert_eq!(again(shared).await.capacity(), PIECE_BYTES_MAX);
+        let mut lent = Vec::new();
+        while lent.len() < PIECES_ALONE {
+            let piece = large.empty_piece().await.unwrap();
+            large.lent += 1;
+            lent.push(Lent { piece, _told: Told(large.home.clone()) });
+        }
+        let at = lent[0].as_ptr();
+        tokio::select! {
+            biased;
+            _ = large.empty_piece() => panic!("there is none"),
+            () = std::future::ready(()) => {}
+        }
+        drop(lent.remove(0));
+        assert_eq!(large.empty_piece().await.unwrap().as_ptr(), at);
+        // Beside others it may have fewer.
+        let _others: Vec<_> = (0..8).map(|_| pieces.enter()).collect();
+        large.lent += 1;
+        drop(lent.drain(..2));
+        tokio::select! {
+            biased;
+            _ = large.empty_piece() => panic!("it has more than it may"),
+            () = std::future::ready(()) => {}
+        }
     }
 }

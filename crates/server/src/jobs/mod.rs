@@ -94,6 +94,7 @@ async fn run(app: Arc<App>) {
 
 /// Everything that is due now.
 async fn round(app: &Arc<App>) -> Result<(), StoreError> {
+    app.pieces.tidy();
     let now = app.clock.now();
     let reaped = app.catalog.reap_uploads(now, now, BATCH).await?;
     if reaped > 0 {

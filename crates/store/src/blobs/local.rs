@@ -28,8 +28,8 @@ use filegate_types::BlobKey;
 use rustix::fs::{Advice, CWD, OFlags, RenameFlags, fadvise, renameat_with};
 use sha2::{Digest, Sha256};
 
+use super::memory::ALIGN;
 use super::packs::{Found, Packs};
-use super::piece::ALIGN;
 use super::small::SmallBlob;
 use super::sum::{BLOB_BLOCK_BYTES, BlobSum, Summer, is_block};
 use super::{Pace, paced};
@@ -515,7 +515,7 @@ impl LocalReader {
 mod tests {
     use filegate_types::UnixMillis;
 
-    use super::super::Piece;
+    use super::super::Memory;
     use super::*;
 
     fn store() -> (tempfile::TempDir, LocalBlobs) {
@@ -585,7 +585,7 @@ mod tests {
             temp.write_past_cache();
             let mut rest = data.as_slice();
             for bytes in pieces {
-                let mut piece = Piece::with_capacity(*bytes).unwrap();
+                let mut piece = Memory::default().piece(*bytes);
                 rest = piece.take(rest, *bytes);
                 temp.write(&piece).unwrap();
             }

@@ -10,8 +10,8 @@
 //! file in `tmp/`, a [`TempBlob`], on both.
 
 mod local;
+mod memory;
 mod packs;
-mod piece;
 mod s3;
 mod small;
 mod sum;
@@ -25,11 +25,11 @@ use filegate_types::BlobKey;
 
 pub(crate) use local::Transfer;
 pub use local::{LocalBlobs, LocalReader, TempBlob};
+pub use memory::{Memory, Piece};
 pub use s3::{
     LifecycleRule, S3Blobs, S3Checksum, S3Facts, S3Fault, S3Options, S3Reader, S3Setting,
     S3Unchecked, Unfinished,
 };
-pub use piece::Piece;
 pub use small::SmallBlob;
 pub use sum::{BLOB_BLOCK_BYTES, BlobSum, Summer};
 

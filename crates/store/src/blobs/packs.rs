@@ -53,8 +53,8 @@ use filegate_types::{BlobKey, BlobPlace};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-use super::piece::ALIGN;
-use super::small::{HEAD_BYTES, Record, SmallBlob};
+use super::memory::{ALIGN, Piece};
+use super::small::{HEAD_BYTES, SmallBlob};
 use crate::datadir::sync_dir;
 use crate::error::StoreError;
 
@@ -437,7 +437,7 @@ impl Pack {
         Ok(())
     }
 
-    fn write(&mut self, records: &[Record]) -> io::Result<()> {
+    fn write(&mut self, records: &[Piece]) -> io::Result<()> {
         let (mut at, mut first, mut skip) = (self.at, 0, 0);
         while first < records.len() {
             let rest = records[first..].iter().enumerate();

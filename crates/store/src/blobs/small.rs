@@ -1,6 +1,6 @@
 //! A blob in memory, laid out as it is written to a pack, so that nothing is copied on the way from here to the disk.
 
-use super::piece::ALIGN;
+use super::memory::{Memory, Piece};
 use super::sum::{BlobSum, Summer};
 
 /// Bytes before the blob's in a record.
@@ -9,32 +9,28 @@ pub(super) const HEAD_BYTES: usize = 64;
 /// The bytes of a blob that is small enough for memory.
 #[derive(Debug, Default)]
 pub struct SmallBlob {
-    /// Up to `start` nothing, then the record: its head, and the blob. It never moves.
-    memory: Vec<u8>,
-    start: usize,
+    memory: Memory,
+    /// Room for the head of its record, and the blob; none as long as there is nothing of it.
+    piece: Option<Piece>,
 }
 
 impl SmallBlob {
     /// With room for `bytes`.
-    pub fn with_capacity(bytes: usize) -> Self {
-        let mut memory: Vec<u8> = Vec::with_capacity(bytes + HEAD_BYTES + 2 * ALIGN);
-        let start = memory.as_ptr().align_offset(ALIGN);
-        // It may be anything where it cannot be known: then it is written through the page cache.
-        let start = if start < ALIGN { start } else { 0 };
-        memory.resize(start + HEAD_BYTES, 0);
-        Self { memory, start }
+    pub fn with_capacity(memory: &Memory, bytes: usize) -> Self {
+        let piece = (bytes > 0).then(|| with_head(memory, bytes));
+        Self { memory: memory.clone(), piece }
     }
 
     /// Appends `bytes`.
     pub fn extend(&mut self, bytes: &[u8]) {
-        // What fills up the last block at the end must not move the rest.
-        if self.memory.len() + bytes.len() + ALIGN > self.memory.capacity() {
-            let len = self.len();
-            let mut larger = Self::with_capacity((len + bytes.len()).max(2 * len));
-            larger.memory.extend_from_slice(self);
-            *self = larger;
+        let piece = self.piece.get_or_insert_with(|| with_head(&self.memory, bytes.len()));
+        if piece.len() + bytes.len() > piece.capacity() {
+            let room = (piece.len() + bytes.len()).max(2 * piece.capacity());
+            let mut larger = self.memory.piece(room);
+            larger.take(piece, room);
+            *piece = larger;
         }
-        self.memory.extend_from_slice(bytes);
+        piece.take(bytes, usize::MAX);
     }
 
     /// Its sums.
@@ -44,53 +40,45 @@ impl SmallBlob {
         summer.finish()
     }
 
-    /// The bytes as a buffer of their own, without copying them.
+    /// The bytes as a buffer, without copying them.
     pub fn into_bytes(self) -> bytes::Bytes {
-        let from = self.memory.len() - self.len();
-        bytes::Bytes::from(self.memory).slice(from..)
+        bytes::Bytes::from_owner(self)
     }
 
     /// The record, whole blocks, with `head` at its beginning.
-    pub(super) fn into_record(mut self, head: [u8; HEAD_BYTES]) -> Record {
-        if self.memory.is_empty() {
-            self = Self::with_capacity(0);
-        }
-        let Self { mut memory, start } = self;
-        memory[start..start + HEAD_BYTES].copy_from_slice(&head);
-        let bytes = (memory.len() - start).next_multiple_of(ALIGN);
-        memory.resize(start + bytes, 0);
-        Record { memory, start }
+    pub(super) fn into_record(self, head: [u8; HEAD_BYTES]) -> Piece {
+        let mut piece = self.piece.unwrap_or_else(|| with_head(&self.memory, 0));
+        piece[..HEAD_BYTES].copy_from_slice(&head);
+        piece.pad();
+        piece
     }
+}
+
+fn with_head(memory: &Memory, bytes: usize) -> Piece {
+    let mut piece = memory.piece(HEAD_BYTES + bytes);
+    piece.take(&[0; HEAD_BYTES], HEAD_BYTES);
+    piece
 }
 
 impl std::ops::Deref for SmallBlob {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.memory.get(self.start + HEAD_BYTES..).unwrap_or_default()
+        self.piece.as_ref().and_then(|piece| piece.get(HEAD_BYTES..)).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for SmallBlob {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 
 impl From<Vec<u8>> for SmallBlob {
     fn from(bytes: Vec<u8>) -> Self {
-        let mut blob = Self::with_capacity(bytes.len());
+        let mut blob = Self::default();
         blob.extend(&bytes);
         blob
-    }
-}
-
-/// What is written.
-#[derive(Debug)]
-pub(super) struct Record {
-    memory: Vec<u8>,
-    start: usize,
-}
-
-impl std::ops::Deref for Record {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.memory[self.start..]
     }
 }
 
@@ -98,6 +86,7 @@ impl std::ops::Deref for Record {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::memory::ALIGN;
     use super::*;
 
     proptest! {
@@ -106,7 +95,10 @@ mod tests {
             room in 0usize..100_000,
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30_000), 0..8),
         ) {
-            let mut blob = SmallBlob::with_capacity(room);
+            let memory = Memory::kept();
+            // What is used again is not clean.
+            memory.piece(HEAD_BYTES + room).take(&vec![1; room + ALIGN], usize::MAX);
+            let mut blob = SmallBlob::with_capacity(&memory, room);
             for piece in &pieces {
                 blob.extend(piece);
             }
