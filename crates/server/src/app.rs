@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::http::idempotency::InFlight;
-use crate::intake::Pieces;
+use crate::intake::{Pieces, Straight};
 use crate::lifecycle::Tasks;
 use crate::links::Links;
 use crate::moderation::Moderation;
@@ -53,6 +53,8 @@ pub(crate) struct App {
     pub(crate) in_flight: InFlight,
     /// Memory of large uploads.
     pub(crate) pieces: Pieces,
+    /// Small uploads that are being finished.
+    pub(crate) straight: Straight,
     /// Tells this process from other replicas.
     pub(crate) replica: String,
     /// Wakes the job runner.

@@ -251,6 +251,7 @@ async fn assemble(
         counts: pay::Counts::default(),
         in_flight: InFlight::default(),
         pieces: intake::Pieces::default(),
+        straight: intake::Straight::default(),
         metrics: recorder(),
         started: AtomicBool::new(false),
         config,

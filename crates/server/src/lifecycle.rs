@@ -21,6 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,6 +62,15 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> Drop for ToItsEnd<F> {
         if let Some(future) = self.future.take() {
             self.tasks.spawn(future.instrument(self.span.clone()));
         }
+    }
+}
+
+/// Runs `work`, which may block, here: for what would have to be waited for anyway, where a change of threads takes longer
+/// than the work. Others go on on other threads.
+pub(crate) fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => work(),
+        _ => tokio::task::block_in_place(work),
     }
 }
 

@@ -66,6 +66,7 @@ use inspect::Inspected;
 pub use inspect::inspect_file;
 pub(crate) use land::land;
 pub(crate) use spool::{Pieces, Source, Spool};
+pub(crate) use straight::Straight;
 
 /// What an upload came to.
 #[derive(Debug)]

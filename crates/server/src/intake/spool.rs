@@ -185,7 +185,7 @@ struct Write {
     piece: Arc<Lent>,
     past_cache: bool,
     /// From where on the disk is told to begin.
-    write_back: Option<u64>,
+    begin_at: Option<u64>,
     /// Who sums it after that, if nobody does beside it.
     sums: Option<Strand<Summer, Arc<Lent>>>,
 }
@@ -218,7 +218,7 @@ impl Target {
             temp.write_as_usual();
         }
         temp.write_unsummed(&write.piece)?;
-        if let Some(start) = write.write_back {
+        if let Some(start) = write.begin_at {
             temp.write_back(start);
         }
         Ok(())
@@ -305,7 +305,7 @@ impl Large {
             self.writer.get_or_insert_with(|| Strand::new(Target::New(app.blobs.clone(), key)));
         self.handed += piece.len() as u64;
         let due = self.handed - self.written_back >= WRITE_BACK_BYTES;
-        let write_back = due.then(|| std::mem::replace(&mut self.written_back, self.handed));
+        let begin_at = due.then(|| std::mem::replace(&mut self.written_back, self.handed));
         let large = piece.capacity() >= DIRECT_PIECE_BYTES_MIN;
         let past_cache = large && length >= DIRECT_BYTES_MIN && app.blobs.as_local().is_some();
         // Once summed after writing they always are: else one might overtake another.
@@ -317,7 +317,7 @@ impl Large {
             let sums = self.sums.clone();
             app.tasks.blocking(move || sums.run(sum));
         }
-        if writer.add(Write { piece, past_cache, write_back, sums: then_sum }) {
+        if writer.add(Write { piece, past_cache, begin_at, sums: then_sum }) {
             let turn = Arc::clone(&app.pieces.writers).acquire_owned().await;
             let turn = turn.map_err(|_closed| ErrorCode::Internal)?;
             let (writer, failed) = (writer.clone(), Arc::clone(&self.failed));
@@ -422,10 +422,10 @@ impl Spool {
 
     /// Writes what is still in memory behind what is on disk. Blocks.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
-        if let Disk::Settled(temp) = &mut self.disk {
-            if let Some(last) = self.last.take() {
-                temp.write(&last)?;
-            }
+        if let Disk::Settled(temp) = &mut self.disk
+            && let Some(last) = self.last.take()
+        {
+            temp.write(&last)?;
         }
         Ok(())
     }

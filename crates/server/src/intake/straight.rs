@@ -1,11 +1,13 @@
 //! Steps 5 to 7 of most small uploads: received whole, to be kept on the disk, and nobody but us has to be asked about
 //! them.
 //!
-//! Examining, summing and landing are one piece of work on one thread, which then hands the row to the catalog's writer
-//! itself. There is no row before the commit: what a crash leaves in an open pack without one is nobody's. Everything
-//! else goes the long way.
+//! Examining, summing, landing and the commit are one piece of work on one thread. Where there are several such uploads
+//! at a time, one of them lands many and has them committed by the catalog's writer while it lands the next. One that
+//! is alone does it all in place, without another thread. There is no row before the commit: what a crash leaves in an open
+//! pack without one is nobody's. Everything else goes the long way.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use filegate_store::{CommitOutcome, FirstAnswer, LocalBlobs, OnChannel, Short, StoreError};
@@ -16,11 +18,37 @@ use super::inspect;
 use super::{Draft, Received, UploadGuard, Uploaded, committed, stage};
 use crate::app::{App, random};
 use crate::http::reply::store_failed;
+use crate::lifecycle::in_place;
 use crate::moderation;
 use crate::relay::on_upload;
 
-/// How it ended: nothing landed, or a blob did, and its row was committed or not.
-type Ended = Result<(BlobKey, Result<Result<CommitOutcome, Short>, StoreError>), StoreError>;
+/// How it ended: it was refused, nothing landed, or a blob did and its row was committed or not.
+type Ended = Result<(BlobKey, Result<Result<CommitOutcome, Short>, StoreError>), ApiError>;
+
+/// How many uploads are on this way now.
+#[derive(Debug, Default)]
+pub(crate) struct Straight(AtomicUsize);
+
+/// One of them.
+struct OnWay<'s>(&'s Straight, bool);
+
+impl Straight {
+    fn enter(&self) -> OnWay<'_> {
+        OnWay(self, self.0.fetch_add(1, Ordering::Relaxed) == 0)
+    }
+}
+
+impl OnWay<'_> {
+    fn is_alone(&self) -> bool {
+        self.1
+    }
+}
+
+impl Drop for OnWay<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Where the upload will be, if it can take this way.
 pub(super) async fn way(
@@ -56,9 +84,15 @@ pub(super) async fn finish(
     let (tell, ended) = oneshot::channel::<Ended>();
     let (to, decode, principal) = (Arc::clone(app), app.config.probe.decode, principal.clone());
     let blobs = local.clone();
-    let work = app.tasks.blocking(move || {
+    let begin = move || {
         let inspecting = Instant::now();
-        let (spool, inspected) = inspect::inspect(spool, &policy, &extension, decode)?;
+        let (spool, inspected) = match inspect::inspect(spool, &policy, &extension, decode) {
+            Ok(inspected) => inspected,
+            Err(refused) => {
+                let _gone = tell.send(Err(refused));
+                return false;
+            }
+        };
         let small = spool.into_small();
         let sum = small.sum();
         stage("inspect", inspecting);
@@ -66,11 +100,11 @@ pub(super) async fn finish(
         drop(turn);
         let landing = Instant::now();
         let key = BlobKey::mint(to.clock.now(), random());
-        blobs.append(key, small, move |landed| {
+        blobs.queue(key, small, move |landed| {
             stage("land", landing);
             let key = match landed {
                 Ok(key) => key,
-                Err(error) => return drop(tell.send(Err(error))),
+                Err(error) => return drop(tell.send(Err(store_failed(&error)))),
             };
             let draft = Draft {
                 purpose,
@@ -90,12 +124,26 @@ pub(super) async fn finish(
                 // The client may be gone; the file is there all the same.
                 drop(tell.send(Ok((key, outcome))));
             });
+        })
+    };
+    let on_way = app.straight.enter();
+    if on_way.is_alone() {
+        in_place(|| {
+            if begin() && land_queued(app, &local) {
+                let (app, local) = (Arc::clone(app), local.clone());
+                app.clone().tasks.blocking(move || while land_queued(&app, &local) {});
+            }
         });
-        Ok::<(), ApiError>(())
-    });
-    work.await.map_err(|_panic| ErrorCode::Unknown)??;
-    let (key, outcome) =
-        ended.await.map_err(|_panic| ErrorCode::Unknown)?.map_err(|error| store_failed(&error))?;
+    } else {
+        let (app, local) = (Arc::clone(app), local.clone());
+        app.clone().tasks.blocking(move || {
+            if begin() {
+                while land_queued(&app, &local) {}
+            }
+        });
+    }
+    let (key, outcome) = ended.await.map_err(|_panic| ErrorCode::Unknown)??;
+    drop(on_way);
     // Where it is not known whether there is a row, the next start will know.
     let is_nobodys = match &outcome {
         Ok(Ok(CommitOutcome::Committed(_))) => false,
@@ -111,4 +159,12 @@ pub(super) async fn finish(
     }
     let record = committed(outcome.map_err(|error| store_failed(&error))?)?;
     Ok(Uploaded::Stored(Box::new(record)))
+}
+
+/// Lands what goes into one write and has its rows committed: here, if there is nothing more to land. Else it is to be called
+/// again: true. Blocks.
+fn land_queued(app: &App, local: &LocalBlobs) -> bool {
+    let more = local.append_queued();
+    app.catalog.commit_queued(!more);
+    more
 }

@@ -93,16 +93,14 @@ mod tests {
 
     #[test]
     fn jobs_are_done_in_their_order_whoever_runs_them() {
-        let strand = Strand::new(Vec::new());
-        let threads: Vec<_> = (0..1000)
-            .filter_map(|job| {
-                strand.add(job).then(|| {
-                    let strand = strand.clone();
-                    thread::spawn(move || strand.run(|done, job| done.push(*job)))
-                })
-            })
-            .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let strand = Strand::new(Vec::with_capacity(1000));
+        thread::scope(|scope| {
+            for job in 0..1000 {
+                if strand.add(job) {
+                    scope.spawn(|| strand.run(|done, job| done.push(*job)));
+                }
+            }
+        });
         assert_eq!(strand.into_state().unwrap(), (0..1000).collect::<Vec<_>>());
     }
 

@@ -127,17 +127,25 @@ impl LocalBlobs {
         self.packs.is_open()
     }
 
-    /// Makes `blob` durable, under a key that begins as `key` does. `landed` is told which, or what went wrong, on
-    /// this thread or on another's that is here at the same time. Blocks.
+    /// Has `blob` made durable, under a key that begins as `key` does. `landed` is told which, or what went wrong, by who
+    /// appends it. True if that is for the caller to see to: somebody has to call [`append_queued`](Self::append_queued).
     ///
     /// A blob that no row owns in the end is to be [purged](Self::purge); the next start does that if there is one soon.
-    pub fn append(
+    #[must_use]
+    pub fn queue(
         &self,
         key: BlobKey,
         blob: SmallBlob,
         landed: impl FnOnce(Result<BlobKey, StoreError>) + Send + 'static,
-    ) {
-        self.packs.append(key, blob, Box::new(landed));
+    ) -> bool {
+        self.packs.queue(key, blob, Box::new(landed))
+    }
+
+    /// Appends of what is queued what goes into one write, and tells those that it is of. True if there is more: then
+    /// somebody has to call this again. Blocks.
+    #[must_use]
+    pub fn append_queued(&self) -> bool {
+        self.packs.append_queued()
     }
 
     /// Starts a blob.

@@ -36,8 +36,8 @@
 //!
 //! # Who writes
 //!
-//! Whoever comes with a blob while nobody writes: it writes its own and, while there are more, those that came meanwhile,
-//! all of them at once. So one alone waits for no other thread, and under load one sync serves many.
+//! Whoever comes with a blob while nobody writes, or has somebody do it: it writes its own and, while there are more, those
+//! that came meanwhile, all of them at once. So one alone waits for no other thread, and under load one sync serves many.
 //!
 //! A write that fails is never tried again at that place: the kernel may have dropped the pages. The blobs of it fail, and
 //! the next go to another pack.
@@ -47,7 +47,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use filegate_types::{BlobKey, BlobPlace};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
@@ -82,9 +82,17 @@ type Landed = Box<dyn FnOnce(Result<BlobKey, StoreError>) + Send>;
 #[derive(Debug)]
 pub(super) struct Packs {
     dir: PathBuf,
-    waiting: Mutex<VecDeque<Waiting>>,
+    queue: Mutex<Queue>,
     /// None before [`open`](Self::open) and after [`close`](Self::close), and where packs cannot be.
     appender: Mutex<Option<Appender>>,
+}
+
+/// Blobs on their way.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// Whether somebody appends them, or is about to.
+    led: bool,
 }
 
 /// A blob on its way.
@@ -112,7 +120,7 @@ pub(super) struct Found {
 
 impl Packs {
     pub(super) fn of(dir: PathBuf) -> Self {
-        Self { dir, waiting: Mutex::default(), appender: Mutex::default() }
+        Self { dir, queue: Mutex::default(), appender: Mutex::default() }
     }
 
     /// From now on blobs can be appended, if the file system has all that it takes. Only the holder of the directory's
@@ -158,35 +166,35 @@ impl Packs {
         }
     }
 
-    /// Makes `blob` durable under a key that begins as `key` does; `landed` is told. Blocks.
-    pub(super) fn append(&self, key: BlobKey, blob: SmallBlob, landed: Landed) {
-        self.waiting().push_back(Waiting { key, blob, landed });
-        // Who finds the appender taken may go: its holder looks at what waits once more after having let go.
-        while !self.waiting().is_empty() {
-            let mut appender = match self.appender.try_lock() {
-                Ok(appender) => appender,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
-            let batch = self.batch();
-            let Some(open) = appender.as_mut() else {
-                drop(appender);
-                for one in batch {
-                    (one.landed)(Err(StoreError::Closed));
-                }
-                continue;
-            };
-            let (records, told): (Vec<_>, Vec<_>) =
-                batch.into_iter().map(|one| ((one.key, one.blob), one.landed)).unzip();
-            let outcome = open.append(records);
-            drop(appender);
-            tell(told, outcome);
-        }
+    /// Has `blob` made durable under a key that begins as `key` does; `landed` is told. True if nobody is at it: then
+    /// somebody has to [append](Self::append_queued).
+    #[must_use]
+    pub(super) fn queue(&self, key: BlobKey, blob: SmallBlob, landed: Landed) -> bool {
+        let mut queue = self.queued();
+        queue.waiting.push_back(Waiting { key, blob, landed });
+        !std::mem::replace(&mut queue.led, true)
+    }
+
+    /// Appends of what waits what goes into one write, and tells those that it is of. True if there is more: then somebody
+    /// has to do this again. Blocks.
+    #[must_use]
+    pub(super) fn append_queued(&self) -> bool {
+        let _lead = Lead(self);
+        let (records, told): (Vec<_>, Vec<_>) =
+            self.batch().into_iter().map(|one| ((one.key, one.blob), one.landed)).unzip();
+        let outcome = match self.appender().as_mut() {
+            Some(open) => open.append(records).map_err(|e| Cause::of(&e)),
+            None => Err(Cause::Closed),
+        };
+        tell(told, outcome);
+        let mut queue = self.queued();
+        queue.led = !queue.waiting.is_empty();
+        queue.led
     }
 
     /// What is written at once of what waits.
     fn batch(&self) -> Vec<Waiting> {
-        let mut waiting = self.waiting();
+        let waiting = &mut self.queued().waiting;
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(next) = waiting.front() {
             bytes += next.blob.len() + ALIGN;
@@ -284,8 +292,8 @@ impl Packs {
         completed.map_err(|e| StoreError::io("completing a pack", e))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queued(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn appender(&self) -> MutexGuard<'_, Option<Appender>> {
@@ -293,18 +301,48 @@ impl Packs {
     }
 }
 
+/// If who appends panics, nobody waits for what was still to be appended.
+struct Lead<'p>(&'p Packs);
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut queue = self.0.queued();
+            queue.led = false;
+            let waiting = std::mem::take(&mut queue.waiting);
+            drop(queue);
+            tell(waiting.into_iter().map(|one| one.landed).collect(), Err(Cause::Closed));
+        }
+    }
+}
+
+/// Why nothing was appended, for each of those that are told.
+#[derive(Debug, Clone, Copy)]
+enum Cause {
+    Closed,
+    Os(i32),
+    Other(io::ErrorKind),
+}
+
+impl Cause {
+    fn of(error: &io::Error) -> Self {
+        error.raw_os_error().map_or_else(|| Self::Other(error.kind()), Self::Os)
+    }
+
+    fn error(self) -> StoreError {
+        match self {
+            Self::Closed => StoreError::Closed,
+            Self::Os(code) => StoreError::io("writing a blob", io::Error::from_raw_os_error(code)),
+            Self::Other(kind) => StoreError::io("writing a blob", kind.into()),
+        }
+    }
+}
+
 /// Tells each its own key, or all the same failure.
-fn tell(told: Vec<Landed>, outcome: io::Result<Vec<BlobKey>>) {
+fn tell(told: Vec<Landed>, outcome: Result<Vec<BlobKey>, Cause>) {
     match outcome {
         Ok(keys) => told.into_iter().zip(keys).for_each(|(landed, key)| landed(Ok(key))),
-        Err(error) => {
-            for landed in told {
-                let cause = error
-                    .raw_os_error()
-                    .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-                landed(Err(StoreError::io("writing a blob", cause)));
-            }
-        }
+        Err(cause) => told.into_iter().for_each(|landed| landed(Err(cause.error()))),
     }
 }
 

@@ -222,7 +222,8 @@ impl Catalog {
 
     /// As [`commit_upload`](Self::commit_upload), of an upload that has no row: one that was received whole before
     /// anything of it was in the store, in the data directory beside the catalog. Nothing was held for it, so its price
-    /// is taken here, if that is there. Called from a thread that may block; `then` is told on another, where others wait.
+    /// is taken here, if that is there. Called from a thread that may block. It waits for others until
+    /// [`commit_queued`](Self::commit_queued); `then` is told by who commits, while others wait.
     pub fn commit_whole(
         &self,
         account: AccountId,
@@ -243,7 +244,12 @@ impl Catalog {
             books::release(c, account, price)?;
             store(c, account, &file, price, now).map(|record| Ok(committed(record)))
         };
-        self.engine.write_then(change, run, then);
+        self.engine.queue(change, run, then);
+    }
+
+    /// Has all that was queued committed: on this thread, which may block, if it is `here` and nobody is at it.
+    pub fn commit_queued(&self, here: bool) {
+        self.engine.commit_queued(here);
     }
 
     /// Whether a file of `bytes` would exceed what the account may store, as things are now. The

@@ -185,6 +185,7 @@ pub(crate) async fn commit_whole(
     let (tell, told) = tokio::sync::oneshot::channel();
     let calling = tokio::task::spawn_blocking(move || {
         catalog.commit_whole(account, file, NOW, |outcome| drop(tell.send(outcome)));
+        catalog.commit_queued(true);
     });
     calling.await.unwrap();
     told.await.unwrap().unwrap()

@@ -29,7 +29,9 @@ async fn started() -> Store {
 fn append(blobs: &Blobs, key: BlobKey, content: &[u8]) -> Result<(BlobKey, BlobSum), StoreError> {
     let blob = SmallBlob::from(content.to_vec());
     let (sum, (tell, told)) = (blob.sum(), mpsc::channel());
-    local(blobs).append(key, blob, move |landed| tell.send(landed).unwrap());
+    if local(blobs).queue(key, blob, move |landed| tell.send(landed).unwrap()) {
+        while local(blobs).append_queued() {}
+    }
     told.recv().unwrap().map(|key| (key, sum))
 }
 

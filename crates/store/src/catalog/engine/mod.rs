@@ -93,19 +93,27 @@ impl Engine {
         }
     }
 
-    /// As [`write`](Self::write), from a thread that may block: with SQLite `then` is told the outcome on the writer's
-    /// own thread, where others wait for it.
-    pub(super) fn write_then<T: Send + 'static>(
+    /// As [`write`](Self::write), from a thread that may block. With SQLite it waits for others, until
+    /// [`commit_queued`](Self::commit_queued), and `then` is told by who commits them all, while others wait.
+    pub(super) fn queue<T: Send + 'static>(
         &self,
         change: Change,
         run: impl FnMut(&Connection) -> Result<T> + Send + 'static,
         then: impl FnOnce(std::result::Result<T, StoreError>) + Send + 'static,
     ) {
         match self {
-            Self::Sqlite(engine) => engine.write_then(change, run, then),
+            Self::Sqlite(engine) => engine.queue(change, run, then),
             Self::Postgres(engine) => {
                 then(tokio::runtime::Handle::current().block_on(engine.write(change, run)));
             }
+        }
+    }
+
+    /// Has what was queued committed, on this thread if it is `here`, which then may block, and nobody else is at it.
+    pub(super) fn commit_queued(&self, here: bool) {
+        match self {
+            Self::Sqlite(engine) => engine.commit_queued(here),
+            Self::Postgres(_) => {}
         }
     }
 

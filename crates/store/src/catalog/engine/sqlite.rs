@@ -1,9 +1,10 @@
-//! SQLite under the catalog: one writer thread that commits in groups, a pool of readers.
+//! SQLite under the catalog: one writer that commits in groups, a pool of readers.
 //!
-//! Every change is a closure that runs on the writer thread, so a transaction can neither be
-//! cancelled with the request that asked for it nor wait for the network. Whatever is queued when
-//! the thread comes round shares one commit, and so one fsync. Each closure has its savepoint: one
-//! that fails leaves no trace and does not disturb the others.
+//! Every change is a closure that waits in a queue for whoever has the writer, which is its own thread or one that may
+//! block and would else only wait for that; so a transaction can neither be cancelled with the request that asked for it
+//! nor wait for the network. Whatever is queued when the next commit begins shares it, and so one fsync. A closure that
+//! fails leaves no trace and does not disturb the others: the whole is rolled back and done again, each in a savepoint.
+//! (At first there are none, since hardly any fails and each costs copies of the pages that it changes.)
 //!
 //! # When a commit fails
 //!
@@ -19,16 +20,17 @@
 //! of this process or of one beside it. The connection that asks here does nothing else, so to it all are others. The
 //! answer stands in memory that all processes share, so it is asked for in place, without a thread that may block.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
 use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{Change, Durability};
 use crate::catalog::sql::{self, Connection};
@@ -95,7 +97,9 @@ where
 #[derive(Debug)]
 pub(in crate::catalog) struct Sqlite {
     path: PathBuf,
-    queue: mpsc::Sender<Box<dyn Work>>,
+    queue: Arc<Queue>,
+    /// Places in the queue for those that can wait for one.
+    places: Semaphore,
     readers: Mutex<Vec<Connection>>,
     reading: Semaphore,
     /// Asks whether anything was changed, and nothing else.
@@ -125,24 +129,27 @@ impl Sqlite {
             // Who cannot be told at once reads.
             .and_then(|()| watcher.busy_timeout(Duration::ZERO))
             .map_err(|e| StoreError::catalog("opening the catalog", e))?;
-        let (queue, changes) = mpsc::channel(QUEUE_MAX);
         let poisoned = Arc::new(AtomicBool::new(false));
-        let thread_poisoned = Arc::clone(&poisoned);
+        let writer = Writer {
+            connection: Connection::Sqlite(writer),
+            reserve,
+            poisoned: Arc::clone(&poisoned),
+            syncs: None,
+        };
+        let queue = Arc::new(Queue {
+            waiting: Mutex::default(),
+            came: Condvar::new(),
+            writer: Mutex::new(writer),
+        });
+        let served = Arc::clone(&queue);
         thread::Builder::new()
             .name("catalog-writer".to_owned())
-            .spawn(move || {
-                Writer {
-                    connection: Connection::Sqlite(writer),
-                    reserve,
-                    poisoned: thread_poisoned,
-                    syncs: None,
-                }
-                .serve(changes);
-            })
+            .spawn(move || served.serve())
             .map_err(|e| StoreError::io("starting the catalog writer", e))?;
         Ok(Self {
             path,
             queue,
+            places: Semaphore::new(QUEUE_MAX),
             readers: Mutex::new(readers),
             reading: Semaphore::new(READERS),
             watcher: Mutex::new(watcher),
@@ -171,24 +178,32 @@ impl Sqlite {
         change: Change,
         run: impl FnMut(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let _place = self.places.acquire().await.map_err(|_closed| StoreError::Closed)?;
         let (reply, answer) = oneshot::channel();
         // The caller may be gone; the change is made all the same.
         let then = |outcome| drop(reply.send(outcome));
-        let task = Box::new(Task { change, run, value: None, then });
-        self.queue.send(task).await.map_err(|_gone| StoreError::Closed)?;
+        self.queue.add(Box::new(Task { change, run, value: None, then }));
+        self.queue.came.notify_one();
         answer.await.map_err(|_gone| StoreError::Closed)?
     }
 
-    /// As [`write`](Self::write), from a thread that may block; `then` is told.
-    pub(super) fn write_then<T: Send + 'static>(
+    /// As [`write`](Self::write), with others to come: nobody begins before [`commit_queued`](Self::commit_queued), or
+    /// somebody else's change. `then` is told by who commits.
+    pub(super) fn queue<T: Send + 'static>(
         &self,
         change: Change,
         run: impl FnMut(&Connection) -> sql::Result<T> + Send + 'static,
         then: impl FnOnce(Result<T, StoreError>) + Send + 'static,
     ) {
-        let task = Box::new(Task { change, run, value: None, then });
-        if let Err(mpsc::error::SendError(task)) = self.queue.blocking_send(task) {
-            task.done(Err(StoreError::Closed));
+        self.queue.add(Box::new(Task { change, run, value: None, then }));
+    }
+
+    /// Has what is queued committed: on this thread, which may block, if it is `here` and nobody is at it.
+    pub(super) fn commit_queued(&self, here: bool) {
+        if here {
+            self.queue.commit_here();
+        } else {
+            self.queue.came.notify_one();
         }
     }
 
@@ -233,6 +248,84 @@ impl Sqlite {
 
     fn pool(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        self.queue.waiting().closed = true;
+        self.queue.came.notify_one();
+    }
+}
+
+/// What waits for the writer, and the writer.
+struct Queue {
+    waiting: Mutex<Waiting>,
+    came: Condvar,
+    writer: Mutex<Writer>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    works: VecDeque<Box<dyn Work>>,
+    closed: bool,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("waiting", &self.waiting().works.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    fn add(&self, work: Box<dyn Work>) {
+        self.waiting().works.push_back(work);
+    }
+
+    /// What the next commit is of.
+    fn batch(&self) -> Vec<Box<dyn Work>> {
+        let mut waiting = self.waiting();
+        let count = waiting.works.len().min(BATCH_MAX);
+        waiting.works.drain(..count).collect()
+    }
+
+    /// Commits what comes until nothing does any more: the writer's own thread.
+    fn serve(&self) {
+        loop {
+            let mut waiting = self.waiting();
+            while waiting.works.is_empty() && !waiting.closed {
+                waiting = self.came.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+            let done = waiting.works.is_empty();
+            drop(waiting);
+            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            if done {
+                return writer.close();
+            }
+            // Somebody else may have been faster.
+            writer.commit(self.batch());
+        }
+    }
+
+    /// Commits what waits now, unless somebody is at it; what comes meanwhile is for the writer's thread.
+    fn commit_here(&self) {
+        // Who finds the writer taken may go: its holder looks at what waits once more after having let go.
+        let mut writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        writer.commit(self.batch());
+        drop(writer);
+        if !self.waiting().works.is_empty() {
+            self.came.notify_one();
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -298,26 +391,19 @@ impl Writer {
         connection
     }
 
-    fn serve(mut self, mut changes: mpsc::Receiver<Box<dyn Work>>) {
-        while let Some(first) = changes.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < BATCH_MAX
-                && let Ok(next) = changes.try_recv()
-            {
-                batch.push(next);
-            }
-            self.commit(batch);
-        }
-        if self.poisoned.load(Ordering::Relaxed) {
-            return;
-        }
-        // Closed: fold the log into the database so that the next start finds it small.
-        if let Err(error) = self.raw().pragma_update(None, "wal_checkpoint", "TRUNCATE") {
+    /// Folds the log into the database so that the next start finds it small.
+    fn close(&self) {
+        if !self.poisoned.load(Ordering::Relaxed)
+            && let Err(error) = self.raw().pragma_update(None, "wal_checkpoint", "TRUNCATE")
+        {
             tracing::debug!(%error, "catalog.checkpoint.failed");
         }
     }
 
     fn commit(&mut self, batch: Vec<Box<dyn Work>>) {
+        if batch.is_empty() {
+            return;
+        }
         let batch = match self.attempt(batch) {
             Ok(()) => return,
             Err(batch) => batch,
@@ -348,18 +434,18 @@ impl Writer {
             }
             return Ok(());
         }
-        let mut outcomes = Vec::with_capacity(batch.len());
-        let result = self.begin(&batch).and_then(|()| {
-            for work in &mut batch {
-                outcomes.push(self.run_one(work.as_mut())?);
-            }
-            self.run_cached("COMMIT")
+        let result = self.run_all(&mut batch).and_then(|outcomes| {
+            self.run_cached("COMMIT")?;
+            Ok(outcomes)
         });
-        let Err(error) = result else {
-            for (work, outcome) in batch.into_iter().zip(outcomes) {
-                work.done(outcome);
+        let error = match result {
+            Ok(outcomes) => {
+                for (work, outcome) in batch.into_iter().zip(outcomes) {
+                    work.done(outcome);
+                }
+                return Ok(());
             }
-            return Ok(());
+            Err(error) => error,
         };
         if !self.raw().is_autocommit() {
             let _already_failed = self.raw().execute_batch("ROLLBACK");
@@ -402,23 +488,50 @@ impl Writer {
         self.raw().prepare_cached(sql)?.execute(()).map(drop)
     }
 
-    /// The outcome of one change; an outer error ends the whole batch.
+    /// Begins a transaction and makes all changes in it; an outer error ends the whole batch.
+    fn run_all(
+        &mut self,
+        batch: &mut [Box<dyn Work>],
+    ) -> rusqlite::Result<Vec<Result<(), StoreError>>> {
+        self.begin(batch)?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for work in batch.iter_mut() {
+            let outcome = self.run_one(work.as_mut())?;
+            let failed = outcome.is_err();
+            outcomes.push(outcome);
+            if failed {
+                // Again, so that this one leaves no trace.
+                self.raw().execute_batch("ROLLBACK")?;
+                self.begin(batch)?;
+                return batch.iter_mut().map(|work| self.run_apart(work.as_mut())).collect();
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// The outcome of one change.
     fn run_one(&self, work: &mut dyn Work) -> rusqlite::Result<Result<(), StoreError>> {
-        self.run_cached("SAVEPOINT one")?;
         let ran = catch_unwind(AssertUnwindSafe(|| work.run(&self.connection)));
         let outcome = ran.unwrap_or_else(|_panic| {
             tracing::error!(operation = work.change().operation, "catalog.panic");
             Err(StoreError::Closed)
         });
         match outcome {
-            Ok(()) => self.run_cached("RELEASE one")?,
             // SQLite may already have given up the transaction (full disk, I/O): then all is lost.
-            Err(StoreError::Full { .. }) => {
-                return Err(rusqlite::Error::SqliteFailure(
-                    rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL),
-                    None,
-                ));
-            }
+            Err(StoreError::Full { .. }) => Err(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL),
+                None,
+            )),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// The outcome of one change that, if it fails, leaves no trace.
+    fn run_apart(&self, work: &mut dyn Work) -> rusqlite::Result<Result<(), StoreError>> {
+        self.run_cached("SAVEPOINT one")?;
+        let outcome = self.run_one(work)?;
+        match outcome {
+            Ok(()) => self.run_cached("RELEASE one")?,
             Err(_) => self.raw().execute_batch("ROLLBACK TO one; RELEASE one")?,
         }
         Ok(outcome)
