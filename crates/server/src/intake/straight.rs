@@ -25,28 +25,38 @@ use crate::relay::on_upload;
 /// How it ended: it was refused, nothing landed, or a blob did and its row was committed or not.
 type Ended = Result<(BlobKey, Result<Result<CommitOutcome, Short>, StoreError>), ApiError>;
 
-/// How many uploads are on this way now.
+/// So many uploads, each of which had nobody beside it, are to have come before one is finished in place.
+const ALONE_BEFORE: usize = 8;
+
+/// Uploads that are on this way now.
 #[derive(Debug, Default)]
-pub(crate) struct Straight(AtomicUsize);
-
-/// One of them.
-struct OnWay<'s>(&'s Straight, bool);
-
-impl Straight {
-    fn enter(&self) -> OnWay<'_> {
-        OnWay(self, self.0.fetch_add(1, Ordering::Relaxed) == 0)
-    }
+pub(crate) struct Straight {
+    now: AtomicUsize,
+    /// Those that had nobody beside them, since the last that had.
+    alone: AtomicUsize,
 }
 
-impl OnWay<'_> {
-    fn is_alone(&self) -> bool {
-        self.1
+/// One of them.
+struct OnWay<'s>(&'s Straight);
+
+impl Straight {
+    /// Also says whether it has been alone for a while. To finish it in place makes another thread receive what comes next:
+    /// where uploads are alone now and then, all threads would in turn, and memory be spread over all of them.
+    fn enter(&self) -> (OnWay<'_>, bool) {
+        let alone = self.now.fetch_add(1, Ordering::Relaxed) == 0;
+        let before = if alone {
+            self.alone.fetch_add(1, Ordering::Relaxed)
+        } else {
+            self.alone.store(0, Ordering::Relaxed);
+            0
+        };
+        (OnWay(self), before >= ALONE_BEFORE)
     }
 }
 
 impl Drop for OnWay<'_> {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -126,19 +136,22 @@ pub(super) async fn finish(
             });
         })
     };
-    let on_way = app.straight.enter();
-    if on_way.is_alone() {
+    let (on_way, alone) = app.straight.enter();
+    if alone {
         in_place(|| {
-            if begin() && land_queued(app, &local) {
-                let (app, local) = (Arc::clone(app), local.clone());
-                app.clone().tasks.blocking(move || while land_queued(&app, &local) {});
+            if begin() {
+                let more = local.append_queued();
+                app.catalog.commit_queued(!more);
+                if more {
+                    app.tasks.blocking(land_queued(app, &local));
+                }
             }
         });
     } else {
-        let (app, local) = (Arc::clone(app), local.clone());
-        app.clone().tasks.blocking(move || {
+        let land = land_queued(app, &local);
+        app.tasks.blocking(move || {
             if begin() {
-                while land_queued(&app, &local) {}
+                land();
             }
         });
     }
@@ -161,10 +174,33 @@ pub(super) async fn finish(
     Ok(Uploaded::Stored(Box::new(record)))
 }
 
-/// Lands what goes into one write and has its rows committed: here, if there is nothing more to land. Else it is to be called
-/// again: true. Blocks.
-fn land_queued(app: &App, local: &LocalBlobs) -> bool {
-    let more = local.append_queued();
-    app.catalog.commit_queued(!more);
-    more
+/// Lands what is queued until nothing is, and has the catalog's writer commit meanwhile.
+fn land_queued(app: &Arc<App>, local: &LocalBlobs) -> impl FnOnce() + Send + 'static {
+    let (app, local) = (Arc::clone(app), local.clone());
+    move || {
+        let mut more = true;
+        while more {
+            more = local.append_queued();
+            app.catalog.commit_queued(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_finished_in_place_after_several_that_were_alone() {
+        let straight = Straight::default();
+        for _ in 0..2 {
+            for _ in 0..ALONE_BEFORE {
+                assert!(!straight.enter().1);
+            }
+            let (first, in_place) = straight.enter();
+            assert!(in_place);
+            assert!(!straight.enter().1);
+            drop(first);
+        }
+    }
 }
