@@ -76,6 +76,15 @@ impl Format {
         })
     }
 
+    /// Whether [`probe`](crate::probe) only walks over it and decodes nothing: then it takes no longer than to read it once.
+    pub fn is_walked(self) -> bool {
+        let decoded_or_unpacked = matches!(
+            self,
+            Self::Mp3 | Self::M4a | Self::Zip | Self::Docx | Self::Json | Self::Jsonl
+        );
+        !decoded_or_unpacked
+    }
+
     /// The media type that a download of this format is served as.
     pub fn media_type(self) -> &'static str {
         match self {

@@ -1,15 +1,16 @@
 //! Steps 5 to 7 of most small uploads: received whole, to be kept on the disk, and nobody but us has to be asked about
 //! them.
 //!
-//! Examining, summing, landing and the commit are one piece of work on one thread. Where there are several such uploads
-//! at a time, one of them lands many and has them committed by the catalog's writer while it lands the next. One that
-//! is alone does it all in place, without another thread. There is no row before the commit: what a crash leaves in an open
+//! Where there are several such uploads at a time, one of them lands many and has them committed by the catalog's writer
+//! while it lands the next; what takes long to examine is examined on other threads. One that is alone is examined, summed,
+//! landed and committed in place, without another thread. There is no row before the commit: what a crash leaves in an open
 //! pack without one is nobody's. Everything else goes the long way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use filegate_media::Format;
 use filegate_store::{CommitOutcome, FirstAnswer, LocalBlobs, OnChannel, Short, StoreError};
 use filegate_types::{ApiError, BlobKey, ErrorCode, FileState, Principal};
 use tokio::sync::oneshot;
@@ -92,6 +93,7 @@ pub(super) async fn finish(
     let Received { purpose, policy, filename, extension, spool, expires_after } = received;
     let turn = app.gate.turn(principal.account_id).await?;
     let (tell, ended) = oneshot::channel::<Ended>();
+    let walked = Format::from_extension(&extension).is_some_and(Format::is_walked);
     let (to, decode, principal) = (Arc::clone(app), app.config.probe.decode, principal.clone());
     let blobs = local.clone();
     let begin = move || {
@@ -147,6 +149,11 @@ pub(super) async fn finish(
                 }
             }
         });
+    } else if walked {
+        // It takes less of the processor than to have another thread do it, which has none to spare then.
+        if begin() {
+            app.tasks.blocking(land_queued(app, &local));
+        }
     } else {
         let land = land_queued(app, &local);
         app.tasks.blocking(move || {
