@@ -173,8 +173,8 @@ fn a_kill_in_the_middle_of_a_file() {
             server.stored("tmp").into_iter().find(|(_, len)| *len > 0)
         });
         let path = path.canonicalize().unwrap();
-        let inject = format!("inject=write:signal=SIGKILL:when={nth}");
-        let flags = ["-P", path.to_str().unwrap(), "-e", "trace=write", "-e", &inject];
+        let inject = format!("inject=pwrite64:signal=SIGKILL:when={nth}");
+        let flags = ["-P", path.to_str().unwrap(), "-e", "trace=pwrite64", "-e", &inject];
         let trace = Trace::attach(server.pid(), &flags);
         // The pieces of a file may be written by different threads, each of which is counted alone: it may be stored.
         let _cut = connection.write(&request[300_000..]);
@@ -182,7 +182,7 @@ fn a_kill_in_the_middle_of_a_file() {
         server.signal("KILL");
         assert!(!server.wait().success());
         let calls = trace.wait();
-        assert!(nth > 1 || cut_off(&calls).any(|c| c.name == "write"), "{calls:#?}");
+        assert!(nth > 1 || cut_off(&calls).any(|c| c.name == "pwrite64"), "{calls:#?}");
         ledger.check(&home.start());
     }
     kit::fsck_clean(&home);

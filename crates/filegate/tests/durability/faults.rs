@@ -105,8 +105,8 @@ fn an_upload_that_cannot_be_written_is_refused_without_a_trace() {
             server.stored("tmp").into_iter().find(|(_, len)| *len > 0)
         });
         let path = tmp.0.canonicalize().unwrap();
-        let inject = format!("inject=write:error={error}:when=1");
-        let flags = ["-P", path.to_str().unwrap(), "-e", "trace=write", "-e", &inject];
+        let inject = format!("inject=pwrite64:error={error}:when=1");
+        let flags = ["-P", path.to_str().unwrap(), "-e", "trace=pwrite64", "-e", &inject];
         let trace = Trace::attach(server.pid(), &flags);
         connection.write(&rest).unwrap();
         let reply = connection.reply().unwrap();

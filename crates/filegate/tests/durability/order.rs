@@ -101,7 +101,7 @@ fn a_spooled_upload_is_on_disk_before_it_is_acknowledged() {
     let on = |call: &Call, path: &str| call.text.contains(&format!("<{path}>"));
 
     let create = only(&calls, "create", |c| c.name == "openat" && c.text.contains("O_EXCL"));
-    let writes = all(&calls, "write", |c| c.name == "write" && on(c, &tmp));
+    let writes = all(&calls, "pwrite64", |c| c.name == "pwrite64" && on(c, &tmp));
     let sync = only(&calls, "sync of the file", |c| is_sync(c) && on(c, &tmp));
     let rename = only(&calls, "rename", |c| c.name.starts_with("rename"));
     let sync_dir = only(&calls, "sync of the directory", |c| is_sync(c) && on(c, shard));
