@@ -544,3 +544,78 @@ fn tell_full(batch: Vec<Box<dyn Work>>) {
         work.done(Err(StoreError::Full { operation, source: "the disk is full".into() }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::super::synced;
+    use super::*;
+
+    fn opened() -> (tempfile::TempDir, Sqlite) {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(home.path()).unwrap();
+        let reserve = Arc::new(Reserve::of(&dir));
+        (home, Sqlite::open(&dir, reserve).unwrap())
+    }
+
+    /// Queues a change that adds a row and then ends as `end` says; gives what is told of it.
+    fn add(
+        sqlite: &Sqlite,
+        number: i64,
+        end: fn() -> sql::Result<()>,
+    ) -> mpsc::Receiver<Result<(), StoreError>> {
+        let (tell, told) = mpsc::channel();
+        let run = move |c: &Connection| {
+            c.prepare_cached(
+                "INSERT INTO prices (call, purpose, unit, amount) VALUES (?1, '', 'call', 1)",
+            )?
+            .execute([format!("test-{number}").as_str()])?;
+            end()
+        };
+        sqlite.queue(synced("adding a row"), run, move |outcome| tell.send(outcome).unwrap());
+        told
+    }
+
+    fn rows(sqlite: &Sqlite) -> Vec<String> {
+        let Connection::Sqlite(reader) = sqlite.pool().pop().unwrap() else { unreachable!() };
+        let mut statement = reader
+            .prepare("SELECT call FROM prices WHERE call LIKE 'test-%' ORDER BY call")
+            .unwrap();
+        let rows = statement.query_map((), |row| row.get(0)).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn one_that_fails_leaves_no_trace_and_the_others_are_committed() {
+        let (_home, sqlite) = opened();
+        let fails: fn() -> sql::Result<()> = || Err(sql::Error::NoRows);
+        let panics: fn() -> sql::Result<()> = || panic!("on purpose");
+        let told: Vec<_> = [|| Ok(()), fails, || Ok(()), panics, || Ok(())]
+            .into_iter()
+            .enumerate()
+            .map(|(number, end)| add(&sqlite, number as i64, end))
+            .collect();
+        sqlite.commit_queued(true);
+        let outcomes: Vec<_> = told.iter().map(|told| told.recv().unwrap().is_ok()).collect();
+        assert_eq!(outcomes, [true, false, true, false, true]);
+        assert_eq!(rows(&sqlite), ["test-0", "test-2", "test-4"]);
+    }
+
+    #[test]
+    fn what_is_queued_waits_until_somebody_commits() {
+        let (_home, sqlite) = opened();
+        let first = add(&sqlite, 1, || Ok(()));
+        assert!(first.try_recv().is_err() && rows(&sqlite).is_empty());
+        sqlite.commit_queued(false);
+        first.recv().unwrap().unwrap();
+        let second = add(&sqlite, 2, || Ok(()));
+        // The writer is somebody else's, who looks at what waits once more.
+        let writer = sqlite.queue.writer.lock().unwrap();
+        sqlite.commit_queued(true);
+        assert!(second.try_recv().is_err());
+        drop(writer);
+        sqlite.commit_queued(true);
+        second.recv().unwrap().unwrap();
+    }
+}
