@@ -41,7 +41,7 @@ use crate::error::StoreError;
 const QUEUE_MAX: usize = 4096;
 /// Changes in one commit, at most.
 const BATCH_MAX: usize = 256;
-/// Connections for reading.
+/// Connections for reading. Fewer at first would have callers wait for one another's.
 const READERS: usize = 4;
 /// How long another process (the CLI beside a server) may hold the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -117,18 +117,12 @@ impl Sqlite {
         migrate(&mut writer)?;
         let mut readers = Vec::with_capacity(READERS);
         for _ in 0..READERS {
-            let reader = connect(&path)?;
-            reader
-                .pragma_update(None, "query_only", true)
-                .map_err(|e| StoreError::catalog("opening the catalog", e))?;
-            readers.push(Connection::Sqlite(reader));
+            readers.push(Connection::Sqlite(connect_to_read(&path)?));
         }
-        let watcher = connect(&path)?;
-        watcher
-            .pragma_update(None, "query_only", true)
-            // Who cannot be told at once reads.
-            .and_then(|()| watcher.busy_timeout(Duration::ZERO))
-            .map_err(|e| StoreError::catalog("opening the catalog", e))?;
+        let watcher = connect_to_read(&path)?;
+        // Who cannot be told at once reads.
+        let waits = watcher.busy_timeout(Duration::ZERO);
+        waits.map_err(|e| StoreError::catalog("opening the catalog", e))?;
         let poisoned = Arc::new(AtomicBool::new(false));
         let writer = Writer {
             connection: Connection::Sqlite(writer),
@@ -219,7 +213,7 @@ impl Sqlite {
             let lent = engine.pool().pop();
             let reader = match lent {
                 Some(reader) => reader,
-                None => Connection::Sqlite(connect(&engine.path)?),
+                None => Connection::Sqlite(connect_to_read(&engine.path)?),
             };
             let result = run(&reader).map_err(|e| StoreError::catalog(operation, e));
             let mut pool = engine.pool();
@@ -327,6 +321,12 @@ impl Queue {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn connect_to_read(path: &Path) -> Result<rusqlite::Connection, StoreError> {
+    let connection = connect(path)?;
+    let set = connection.pragma_update(None, "query_only", true);
+    set.map_err(|e| StoreError::catalog("opening the catalog", e)).map(|()| connection)
 }
 
 fn connect(path: &Path) -> Result<rusqlite::Connection, StoreError> {
@@ -578,7 +578,7 @@ mod tests {
     }
 
     fn rows(sqlite: &Sqlite) -> Vec<String> {
-        let Connection::Sqlite(reader) = sqlite.pool().pop().unwrap() else { unreachable!() };
+        let reader = connect_to_read(&sqlite.path).unwrap();
         let mut statement = reader
             .prepare("SELECT call FROM prices WHERE call LIKE 'test-%' ORDER BY call")
             .unwrap();
