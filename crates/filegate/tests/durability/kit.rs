@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// Received in memory and written at once.
 pub(crate) const SMALL: usize = 4_000;
-/// Spooled to `tmp/` in pieces of 256 KiB while it is received.
+/// Spooled to `tmp/` from its first 256 KiB on while it is received.
 pub(crate) const LARGE: usize = 600_000;
 
 pub(crate) fn setup() -> Setup {

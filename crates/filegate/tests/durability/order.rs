@@ -86,6 +86,22 @@ fn a_pack_is_made_before_anything_is_in_it() {
     before(sync_names, land);
 }
 
+/// All but what was small at first and the last piece go to the disk from where they were received.
+#[test]
+fn a_long_upload_goes_past_the_page_cache() {
+    const LONG: usize = 12_000_000;
+    let calls = calls_of_an_upload(LONG);
+    let result = |call: &Call| call.text.rsplit_once("= ").unwrap().1.to_owned();
+    let open = only(&calls, "way past the cache", |c| {
+        c.name == "openat" && c.text.contains("/data/tmp/") && c.text.contains("O_DIRECT")
+    });
+    let way = result(open);
+    let fd = format!("{}<", way.split('<').next().unwrap());
+    let past = calls.iter().filter(|c| c.name == "pwrite64" && c.text.contains(&fd));
+    let bytes: usize = past.map(|call| result(call).trim().parse::<usize>().unwrap()).sum();
+    assert!((10_000_000..=LONG).contains(&bytes), "{bytes} of {LONG}: {calls:#?}");
+}
+
 #[test]
 fn a_spooled_upload_is_on_disk_before_it_is_acknowledged() {
     let calls = calls_of_an_upload(LARGE);
