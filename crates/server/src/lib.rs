@@ -107,6 +107,8 @@ pub struct Swept {
     pub temporary_files: u64,
     /// Uploads in progress whose bytes were given to the purge job.
     pub uploads: usize,
+    /// Files that were in packs and not yet in the catalog.
+    pub replayed: u64,
 }
 
 /// Why a gateway did not start.
@@ -166,6 +168,7 @@ impl Server {
         config.admin_listen = admin_address;
 
         let stores = Stores::open_in(&config, Some(&dir)).await?;
+        let replayed = stores.replay().await?;
         refuse_unfinished(&stores.catalog).await?;
         let app = assemble(config, stores, clock).await?;
         let now = app.clock.now();
@@ -176,7 +179,7 @@ impl Server {
         if let Some(reserve) = &app.reserve {
             reserve.restore();
         }
-        let swept = sweep(&app.catalog, &app.blobs, now).await?;
+        let swept = Swept { replayed, ..sweep(&app.catalog, &app.blobs, now).await? };
 
         shared::start(&app).await;
         let tasks = app.tasks.clone();
@@ -261,7 +264,7 @@ async fn assemble(
 /// Removes what a crash left. The lock says that nobody else is at work in the directory.
 async fn sweep(catalog: &Catalog, blobs: &Blobs, now: UnixMillis) -> Result<Swept, StoreError> {
     let temporary_files = filegate_store::sweep(catalog, blobs).await?;
-    let mut swept = Swept { temporary_files, uploads: 0 };
+    let mut swept = Swept { temporary_files, ..Swept::default() };
     if catalog.is_shared() {
         // Uploads in progress may be other replicas'; the leases of those that are nobody's end.
         return Ok(swept);

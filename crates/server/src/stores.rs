@@ -12,7 +12,9 @@
 
 use std::sync::Arc;
 
-use filegate_store::{Blobs, Catalog, DataDir, PostgresOptions, Reserve, StoreError};
+use filegate_store::{
+    Blobs, Catalog, DataDir, PostgresOptions, Reserve, StoreError, is_behind, replay,
+};
 
 use crate::config::Config;
 
@@ -28,11 +30,36 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Opens the stores that `config` names, making and migrating what is missing. Takes no lock.
+    /// Opens the stores that `config` names, making and migrating what is missing. A server may be using them: if not,
+    /// what a crash left to [replay](filegate_store::replay) is replayed, and only for that the lock is taken.
     pub async fn open(config: &Config) -> Result<Self, StoreError> {
         let keeps = config.keeps_here();
         let dir = keeps.any().then(|| DataDir::open_for(&config.data_dir, keeps)).transpose()?;
-        Self::open_in(config, dir.as_ref()).await
+        let stores = Self::open_in(config, dir.as_ref()).await?;
+        if let Some(dir) = &dir
+            && is_behind(&stores.catalog, &stores.blobs).await?
+        {
+            match dir.lock() {
+                Ok(_lock) => stores.replay().await.map(drop)?,
+                // That is what it is doing.
+                Err(StoreError::InUse(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(stores)
+    }
+
+    /// Commits what a crash kept from the catalog; says how many files that are. Only the holder of the directory's lock
+    /// may, before anything is changed.
+    pub(crate) async fn replay(&self) -> Result<u64, StoreError> {
+        if !is_behind(&self.catalog, &self.blobs).await? {
+            return Ok(0);
+        }
+        // There may be no room but this.
+        if let Some(reserve) = &self.reserve {
+            reserve.restore();
+        }
+        replay(&self.catalog, &self.blobs).await
     }
 
     /// As [`open`](Self::open), but a data directory with a catalog has to be there.

@@ -2,7 +2,7 @@
 //!
 //! Both are durable when a call returns, and neither knows of the other: the order in which they
 //! are used is the upload pipeline's (`filegate-server`, `intake`), and what a crash between them
-//! leaves is found again by [`fsck`] and the janitor.
+//! leaves is found again by [`replay`], [`sweep`], [`fsck`] and the janitor.
 
 pub mod backup;
 pub mod blobs;
@@ -11,6 +11,7 @@ pub mod datadir;
 pub mod error;
 pub mod fsck;
 pub mod migrate;
+mod replay;
 pub mod seal;
 mod sweep;
 
@@ -25,9 +26,10 @@ pub use catalog::{
     CommitOutcome, CostRow, DeleteCause, DeleteOutcome, Delivery, DrainProgress, FirstAnswer, Held,
     Job, JobKind, KeepOutcome, KeptAnswer, KeyDraft, KeyRow, NewAdopted, NewFile, NewHold, NewTask,
     NewUpload, OnChannel, PostgresFacts, PostgresOptions, Quota, RelayPrices, Relayed,
-    RelayedUsage, Replica, ReplicaState, Short, TaskRow, Uploaded, Usage, VoiceRow, VoiceState,
+    RelayedUsage, Replica, ReplicaState, Short, TaskRow, Uploaded, Usage, VoiceRow, VoiceState, WholeUpload,
 };
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};
 pub use seal::{SealError, Sealer, Unsealed};
+pub use replay::{is_behind, replay};
 pub use sweep::sweep;

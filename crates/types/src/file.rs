@@ -16,11 +16,12 @@ use crate::wire::FileObject;
 /// 48 bits of milliseconds and 80 random bits in 32 hex digits, so that keys sort by age. Of a blob that shares a file with
 /// others, a [pack](BlobPlace), the second half of them says where it is there: 20 digits, `p`, 8 digits of the pack and
 /// 6 of the block.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct BlobKey(String);
 
-/// Where a blob is that shares a file with others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Where a blob is that shares a file with others. What is appended later is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlobPlace {
     /// The number of the file.
     pub pack: u32,
@@ -92,6 +93,20 @@ impl BlobKey {
 impl fmt::Display for BlobKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl From<BlobKey> for String {
+    fn from(key: BlobKey) -> Self {
+        key.0
+    }
+}
+
+impl TryFrom<String> for BlobKey {
+    type Error = BlobKeyError;
+
+    fn try_from(text: String) -> Result<Self, BlobKeyError> {
+        text.parse()
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use filegate_server::config::{Config, LogFormat, Overrides};
-use filegate_server::{Server, StartError};
+use filegate_server::{Server, StartError, Swept};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Exit, Failure};
@@ -117,10 +117,12 @@ async fn serve(config: Config, printer: &Printer) -> Result<Exit, Failure> {
         printer.note(&format!("admin token, shown only this once: {token}"));
         printer.note("make an API key: filegate key create --name NAME");
     }
-    if server.swept.temporary_files > 0 || server.swept.uploads > 0 {
+    let Swept { temporary_files, uploads, replayed } = server.swept;
+    if temporary_files > 0 || uploads > 0 || replayed > 0 {
         tracing::info!(
-            temporary_files = server.swept.temporary_files,
-            uploads = server.swept.uploads,
+            temporary_files,
+            uploads,
+            replayed,
             "serve.swept: the last process did not end in order; nothing acknowledged is lost"
         );
     }

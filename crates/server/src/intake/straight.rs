@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use filegate_media::Format;
-use filegate_store::{CommitOutcome, FirstAnswer, LocalBlobs, OnChannel, Short, StoreError};
+use filegate_store::{
+    CommitOutcome, FirstAnswer, LocalBlobs, OnChannel, Short, StoreError, WholeUpload,
+};
 use filegate_types::{ApiError, BlobKey, ErrorCode, FileState, Principal};
 use tokio::sync::oneshot;
 
@@ -111,27 +113,36 @@ pub(super) async fn finish(
         // Others may be examined while this is written.
         drop(turn);
         let landing = Instant::now();
-        let key = BlobKey::mint(to.clock.now(), random());
-        blobs.queue(key, small, move |landed| {
+        let draft = Draft {
+            purpose,
+            filename,
+            sum,
+            inspected,
+            expires_after,
+            state: FileState::Ready,
+            verdict: None,
+            first_answer,
+            upstream: OnChannel::Nowhere,
+        };
+        let (account, at) = (principal.account_id, to.clock.now());
+        let key = BlobKey::mint(at, random());
+        let upload =
+            WholeUpload { account, at, file: draft.into_file(&principal, key.clone(), at) };
+        let entry = match upload.to_entry() {
+            Ok(entry) => entry,
+            Err(error) => {
+                let _gone = tell.send(Err(store_failed(&error)));
+                return false;
+            }
+        };
+        blobs.queue(key, small, entry, move |landed| {
             stage("land", landing);
             let key = match landed {
                 Ok(key) => key,
                 Err(error) => return drop(tell.send(Err(store_failed(&error)))),
             };
-            let draft = Draft {
-                purpose,
-                filename,
-                sum,
-                inspected,
-                expires_after,
-                state: FileState::Ready,
-                verdict: None,
-                first_answer,
-                upstream: OnChannel::Nowhere,
-            };
-            let (committing, now) = (Instant::now(), to.clock.now());
-            let file = draft.into_file(&principal, key.clone(), now);
-            to.catalog.commit_whole(principal.account_id, file, now, move |outcome| {
+            let committing = Instant::now();
+            to.catalog.commit_whole(upload, key.clone(), move |outcome| {
                 stage("commit", committing);
                 // The client may be gone; the file is there all the same.
                 drop(tell.send(Ok((key, outcome))));
@@ -171,11 +182,17 @@ pub(super) async fn finish(
         Err(error) => !guard.is_doubtful(error),
     };
     if is_nobodys {
-        app.tasks.blocking(move || {
-            if let Err(error) = local.purge(&key) {
+        let failed = outcome.is_err();
+        let gone = app.tasks.blocking(move || {
+            let gone = if failed { local.revoke(&key) } else { Ok(()) };
+            if let Err(error) = gone.and_then(|()| local.purge(&key)) {
                 tracing::warn!(error = &error as &dyn std::error::Error, "upload.left");
             }
         });
+        // What was refused is refused again by a start that finds it. Who is told of a failure must not find a file.
+        if failed {
+            let _told_in_its_log = gone.await;
+        }
     }
     let record = committed(outcome.map_err(|error| store_failed(&error))?)?;
     Ok(Uploaded::Stored(Box::new(record)))

@@ -24,7 +24,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use filegate_types::BlobKey;
+use filegate_types::{BlobKey, BlobPlace};
 use rustix::fs::{Advice, CWD, OFlags, RenameFlags, fadvise, renameat_with};
 use sha2::{Digest, Sha256};
 
@@ -110,11 +110,11 @@ impl LocalBlobs {
     }
 
     /// From now on small blobs are appended to packs, if the file system has all that it takes. Only the holder of the
-    /// directory's lock may, once.
-    pub fn open_packs(&self) -> Result<(), StoreError> {
+    /// directory's lock may, once. `through` is where the [catalog has come to](crate::Catalog::packed_through).
+    pub fn open_packs(&self, through: Option<BlobPlace>) -> Result<(), StoreError> {
         let left = self.packs.left_open().map_err(|e| StoreError::io("looking at packs", e))?;
         left.into_iter().try_for_each(|pack| self.packs.complete(pack))?;
-        self.packs.open()
+        self.packs.open(through)
     }
 
     /// Nothing is appended any more, and each blob has a row or was purged: the next start then has nothing to look at.
@@ -127,7 +127,8 @@ impl LocalBlobs {
         self.packs.is_open()
     }
 
-    /// Has `blob` made durable, under a key that begins as `key` does. `landed` is told which, or what went wrong, by who
+    /// Has `blob` made durable, under a key that begins as `key` does, with `entry`, from which a start commits its row if
+    /// the catalog has [not come so far](crate::replay). `landed` is told the key, or what went wrong, by who
     /// appends it. True if that is for the caller to see to: somebody has to call [`append_queued`](Self::append_queued).
     ///
     /// A blob that no row owns in the end is to be [purged](Self::purge); the next start does that if there is one soon.
@@ -136,9 +137,10 @@ impl LocalBlobs {
         &self,
         key: BlobKey,
         blob: SmallBlob,
+        entry: Vec<u8>,
         landed: impl FnOnce(Result<BlobKey, StoreError>) + Send + 'static,
     ) -> bool {
-        self.packs.queue(key, blob, Box::new(landed))
+        self.packs.queue(key, blob, entry, Box::new(landed))
     }
 
     /// Appends of what is queued what goes into one write, and tells those that it is of. True if there is more: then
@@ -219,6 +221,19 @@ impl LocalBlobs {
                 _ => Ok(()),
             });
         freed.map_err(|e| StoreError::io("purging a blob", e))
+    }
+
+    /// Removes a blob from its pack, durably: one whose row could not be committed, so that no start does that either.
+    pub fn revoke(&self, key: &BlobKey) -> Result<(), StoreError> {
+        self.packs.revoke(key).map_err(|e| StoreError::io("revoking a blob", e))
+    }
+
+    /// The entries that come after `place` in its pack, in their order.
+    pub(crate) fn entries_after(
+        &self,
+        place: BlobPlace,
+    ) -> Result<Vec<(BlobKey, Vec<u8>)>, StoreError> {
+        self.packs.entries_after(place).map_err(|e| StoreError::io("looking at a pack", e))
     }
 
     /// Reads a whole blob and says its length and SHA-256; `None` if it is absent. `pace` is told of

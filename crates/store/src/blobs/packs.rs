@@ -8,31 +8,39 @@
 //! | `0123abcd` | a pack that is complete |
 //! | `0123abcd.open` | one that blobs are appended to, or were a moment ago; at a start: that a crash left |
 //!
-//! A pack is a row of records, each from a multiple of 4096 bytes on and filled up with zeros to the next. A record is a
-//! head of 64 bytes and the blob:
+//! A pack is a series of records, each from a multiple of 4096 bytes on and filled up with zeros to the next. A record is a
+//! head of 64 bytes, the blob, and its entry, which is what its row in the catalog is made of:
 //!
 //! ```text
-//!  0  8  FGPACK1\n
+//!  0  8  FGPACK2\n
 //!  8  4  number of the pack          little-endian, as all numbers
 //! 12  4  block: where it begins, in units of 4096 bytes
 //! 16  4  length of the blob
 //! 20 20  the beginning of its key
-//! 40  4  CRC-32C of the 40 bytes before
-//! 44 20  zeros
+//! 40  4  length of the entry
+//! 44  4  CRC-32C of the entry
+//! 48  4  CRC-32C of the 48 bytes before
+//! 52 12  zeros
 //! ```
+//!
+//! Those that begin with FGPACK1 have no entry, and at 40 the CRC-32C of the 40 bytes before.
 //!
 //! What is freed becomes a hole, and a pack of holes is removed. No number is used twice, and no place in a pack.
 //!
 //! # Landing a blob, and what a crash leaves
 //!
 //! ```text
-//! 1 write   the record, with O_DSYNC (or fdatasync after it)    crash: a record that no row owns. The next start
-//!                                                               frees it
-//! 2         the row is committed                                crash: the file is there
+//! 1 write   the record, with O_DSYNC (or fdatasync after it)    crash: some of the record; the next start frees it
+//! 2         the row is committed, not synced                    crash: the whole record, and a row or none. If none, the
+//!                                                               next start commits what the entry says
 //! ```
 //!
-//! So that the next start need not look at everything, it looks at what is `.open`: two packs at most, since a pack becomes
-//! complete when the one after it is full. By then the rows of all its records are committed or refused.
+//! So one sync makes both durable. How far the catalog has come it says itself, by the place of the last record that it
+//! committed or refused: see [`replay`](crate::replay).
+//!
+//! A record that is not whole, or that the catalog refused, is freed at a start if its pack is `.open`. Those are two at
+//! most, since a pack becomes complete when the one after it is full. By then the rows of all its records are committed or
+//! refused.
 //!
 //! # Who writes
 //!
@@ -70,9 +78,11 @@ const BATCH_RECORDS: usize = 256;
 /// which syncs the times of the file as well.)
 const DSYNC: OFlags = OFlags::from_bits_retain(libc::O_DSYNC.cast_unsigned());
 
-const MAGIC: [u8; 8] = *b"FGPACK1\n";
+const MAGIC: [u8; 8] = *b"FGPACK2\n";
 /// Bytes of a head that say something.
-const HEAD_USED: usize = 44;
+const HEAD_USED: usize = 52;
+/// Of records without an entry.
+const MAGIC_1: [u8; 8] = *b"FGPACK1\n";
 
 /// Told how a landing ended, with the key that the blob has from then on, by whoever wrote it: on a thread that may
 /// block, but others wait.
@@ -97,14 +107,32 @@ struct Queue {
 
 /// A blob on its way.
 struct Waiting {
+    blob: NewBlob,
+    landed: Landed,
+}
+
+/// What a record is made of.
+struct NewBlob {
+    /// It begins as its key will.
     key: BlobKey,
     blob: SmallBlob,
-    landed: Landed,
+    entry: Vec<u8>,
+}
+
+/// What a head says.
+struct Head {
+    /// How the key of the blob begins.
+    beginning: String,
+    /// The length of the blob.
+    bytes: u64,
+    /// The length of the entry.
+    entry_bytes: u64,
+    entry_sum: u32,
 }
 
 impl std::fmt::Debug for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Waiting").field(&self.key).finish()
+        f.debug_tuple("Waiting").field(&self.blob.key).finish()
     }
 }
 
@@ -115,6 +143,8 @@ pub(super) struct Found {
     /// Where in it the blob begins.
     pub(super) start: u64,
     pub(super) bytes: u64,
+    /// The length of the record.
+    record: u64,
     path: PathBuf,
 }
 
@@ -124,14 +154,16 @@ impl Packs {
     }
 
     /// From now on blobs can be appended, if the file system has all that it takes. Only the holder of the directory's
-    /// lock may, after it has [completed](Self::complete) what was [left open](Self::left_open).
-    pub(super) fn open(&self) -> Result<(), StoreError> {
+    /// lock may, after it has [completed](Self::complete) what was [left open](Self::left_open). `through` is where the
+    /// catalog has come to: new packs have higher numbers, even if there are none here.
+    pub(super) fn open(&self, through: Option<BlobPlace>) -> Result<(), StoreError> {
         let opening = |e| StoreError::io("opening the packs", e);
         if let Err(error) = self.try_holes() {
             tracing::info!(%error, "store.packs.none: small blobs have files of their own");
             return Ok(());
         }
-        let last = numbers(&self.dir).map_err(opening)?.into_iter().map(|(pack, _)| pack).max();
+        let there = numbers(&self.dir).map_err(opening)?.into_iter().map(|(pack, _)| pack);
+        let last = there.chain(through.map(|place| place.pack)).max();
         if let Some(parent) = self.dir.parent() {
             sync_dir(parent).map_err(opening)?;
         }
@@ -166,12 +198,18 @@ impl Packs {
         }
     }
 
-    /// Has `blob` made durable under a key that begins as `key` does; `landed` is told. True if nobody is at it: then
-    /// somebody has to [append](Self::append_queued).
+    /// Has `blob` made durable with its `entry`, under a key that begins as `key` does; `landed` is told. True if nobody is
+    /// at it: then somebody has to [append](Self::append_queued).
     #[must_use]
-    pub(super) fn queue(&self, key: BlobKey, blob: SmallBlob, landed: Landed) -> bool {
+    pub(super) fn queue(
+        &self,
+        key: BlobKey,
+        blob: SmallBlob,
+        entry: Vec<u8>,
+        landed: Landed,
+    ) -> bool {
         let mut queue = self.queued();
-        queue.waiting.push_back(Waiting { key, blob, landed });
+        queue.waiting.push_back(Waiting { blob: NewBlob { key, blob, entry }, landed });
         !std::mem::replace(&mut queue.led, true)
     }
 
@@ -181,7 +219,7 @@ impl Packs {
     pub(super) fn append_queued(&self) -> bool {
         let _lead = Lead(self);
         let (records, told): (Vec<_>, Vec<_>) =
-            self.batch().into_iter().map(|one| ((one.key, one.blob), one.landed)).unzip();
+            self.batch().into_iter().map(|one| (one.blob, one.landed)).unzip();
         let outcome = match self.appender().as_mut() {
             Some(open) => open.append(records).map_err(|e| Cause::of(&e)),
             None => Err(Cause::Closed),
@@ -197,7 +235,7 @@ impl Packs {
         let waiting = &mut self.queued().waiting;
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(next) = waiting.front() {
-            bytes += next.blob.len() + ALIGN;
+            bytes += next.blob.record_bytes() as usize;
             if !batch.is_empty() && (bytes > BATCH_BYTES || batch.len() == BATCH_RECORDS) {
                 break;
             }
@@ -211,8 +249,14 @@ impl Packs {
         let Some(place) = key.place() else { return Ok(None) };
         let Some((file, path)) = self.file_of(place.pack, writable)? else { return Ok(None) };
         let start = u64::from(place.block) * ALIGN as u64;
-        let found = head_at(&file, place)?.filter(|(beginning, _)| beginning == key.beginning());
-        Ok(found.map(|(_, bytes)| Found { file, start: start + HEAD_BYTES as u64, bytes, path }))
+        let found = head_at(&file, place)?.filter(|head| head.beginning == key.beginning());
+        Ok(found.map(|head| Found {
+            file,
+            start: start + HEAD_BYTES as u64,
+            bytes: head.bytes,
+            record: head.record_bytes(),
+            path,
+        }))
     }
 
     fn file_of(&self, pack: u32, writable: bool) -> io::Result<Option<(File, PathBuf)>> {
@@ -230,15 +274,39 @@ impl Packs {
 
     /// Gives the space of a blob back; true if it was there.
     pub(super) fn free(&self, key: &BlobKey) -> io::Result<bool> {
-        let Some(Found { file, start, bytes, path }) = self.find(key, true)? else {
+        let Some(Found { file, start, record, path, .. }) = self.find(key, true)? else {
             return Ok(false);
         };
-        punch(&file, start - HEAD_BYTES as u64, record_bytes(bytes))?;
+        punch(&file, start - HEAD_BYTES as u64, record)?;
         // What is open may be appended to.
         if path.extension().is_none() && is_all_holes(&file)? {
             fs::remove_file(&path)?;
         }
         Ok(true)
+    }
+
+    /// As [`free`](Self::free) of one that the catalog refused without noting so: durably, so that no start commits what
+    /// its entry says.
+    pub(super) fn revoke(&self, key: &BlobKey) -> io::Result<()> {
+        let Some(Found { file, start, record, .. }) = self.find(key, true)? else { return Ok(()) };
+        punch(&file, start - HEAD_BYTES as u64, record)?;
+        file.sync_data()
+    }
+
+    /// The entries of the records that come after `place` in its pack, in their order. A record that is not whole is
+    /// among them if its entry is.
+    pub(super) fn entries_after(&self, place: BlobPlace) -> io::Result<Vec<(BlobKey, Vec<u8>)>> {
+        let Some((file, _)) = self.file_of(place.pack, false)? else { return Ok(Vec::new()) };
+        let mut entries = Vec::new();
+        each_record(&file, place, |key, head| {
+            if key.place() > Some(place)
+                && let Some(entry) = entry_of(&file, &key, head)?
+            {
+                entries.push((key, entry));
+            }
+            Ok(())
+        })?;
+        Ok(entries)
     }
 
     /// Numbers of packs.
@@ -259,37 +327,27 @@ impl Packs {
     pub(super) fn blobs_of(&self, pack: u32) -> io::Result<Vec<(BlobKey, u64)>> {
         let Some((file, _)) = self.file_of(pack, false)? else { return Ok(Vec::new()) };
         let mut blobs = Vec::new();
-        let mut at = 0;
-        loop {
-            let place =
-                BlobPlace { pack, block: u32::try_from(at / ALIGN as u64).unwrap_or(u32::MAX) };
-            if let Some((beginning, bytes)) = head_at(&file, place)? {
-                if let Some(key) = key_of(&beginning, place) {
-                    blobs.push((key, bytes));
-                }
-                at += record_bytes(bytes);
-                continue;
-            }
-            // A hole, the end, or what a failed write left.
-            let next = match seek(&file, SeekFrom::Data(at)) {
-                Ok(next) => next - next % ALIGN as u64,
-                Err(Errno::NXIO) => return Ok(blobs),
-                Err(error) => return Err(error.into()),
-            };
-            at = if next > at { next } else { at + ALIGN as u64 };
-        }
+        each_record(&file, BlobPlace { pack, block: 0 }, |key, head| {
+            blobs.push((key, head.bytes));
+            Ok(())
+        })?;
+        Ok(blobs)
     }
 
     /// Makes a pack complete that a crash left.
     pub(super) fn complete(&self, pack: u32) -> Result<(), StoreError> {
-        let completed = self.blobs_of(pack).and_then(|blobs| {
-            let end = blobs.last().map_or(0, |(key, bytes)| {
-                let block = key.place().map_or(0, |place| place.block);
-                u64::from(block) * ALIGN as u64 + record_bytes(*bytes)
-            });
+        let completed = || {
+            let mut end = 0;
+            if let Some((file, _)) = self.file_of(pack, false)? {
+                each_record(&file, BlobPlace { pack, block: 0 }, |key, head| {
+                    let block = key.place().map_or(0, |place| place.block);
+                    end = u64::from(block) * ALIGN as u64 + head.record_bytes();
+                    Ok(())
+                })?;
+            }
             complete(&self.dir, pack, end)
-        });
-        completed.map_err(|e| StoreError::io("completing a pack", e))
+        };
+        completed().map_err(|e| StoreError::io("completing a pack", e))
     }
 
     fn queued(&self) -> MutexGuard<'_, Queue> {
@@ -377,11 +435,11 @@ impl Appender {
     }
 
     /// Makes the blobs durable; gives their keys.
-    fn append(&mut self, blobs: Vec<(BlobKey, SmallBlob)>) -> io::Result<Vec<BlobKey>> {
-        let bytes = blobs.iter().map(|(_, blob)| record_bytes(blob.len() as u64)).sum::<u64>();
+    fn append(&mut self, blobs: Vec<NewBlob>) -> io::Result<Vec<BlobKey>> {
+        let bytes = blobs.iter().map(NewBlob::record_bytes).sum::<u64>();
         let full = self.current.as_ref().is_some_and(|pack| pack.at + bytes > PACK_BYTES);
         if full || self.current.is_none() {
-            self.next_pack(blobs.first().map_or(0, |(key, _)| key.minted_at().seconds()))?;
+            self.next_pack(blobs.first().map_or(0, |blob| blob.key.minted_at().seconds()))?;
         }
         let Some(pack) = self.current.as_mut() else {
             return Err(io::Error::other("there is no pack"));
@@ -390,7 +448,9 @@ impl Appender {
         if let Err(error) = &appended
             && !is_full(error)
         {
-            // What there is of it after this is not known.
+            // What there is of it after this is not known. What can be done is done so that no start commits what was
+            // refused.
+            let _best_effort = punch(&pack.file, pack.at, bytes).map(|()| pack.file.sync_data());
             tracing::error!(%error, pack = pack.number, "store.pack.failed: left as it is");
             self.before = self.current.take();
         }
@@ -434,16 +494,16 @@ impl Pack {
         Ok(Self { number, path, file, is_direct, at: 0, room: 0 })
     }
 
-    fn append(&mut self, blobs: Vec<(BlobKey, SmallBlob)>, bytes: u64) -> io::Result<Vec<BlobKey>> {
+    fn append(&mut self, blobs: Vec<NewBlob>, bytes: u64) -> io::Result<Vec<BlobKey>> {
         self.make_room(self.at + bytes)?;
         let (mut keys, mut records) = (Vec::new(), Vec::new());
         let mut at = self.at;
-        for (key, blob) in blobs {
+        for NewBlob { key, blob, entry } in blobs {
             let block = u32::try_from(at / ALIGN as u64).map_err(io::Error::other)?;
             let place = BlobPlace { pack: self.number, block };
-            let head = head(&key, place, blob.len());
+            let head = head(&key, place, blob.len(), &entry);
             keys.push(key.at(place));
-            let record = blob.into_record(head);
+            let record = blob.into_record(head, &entry);
             at += record.len() as u64;
             records.push(record);
         }
@@ -546,25 +606,41 @@ fn numbers(dir: &Path) -> io::Result<Vec<(u32, bool)>> {
     Ok(found)
 }
 
-/// What the record of a blob of `bytes` takes.
-fn record_bytes(bytes: u64) -> u64 {
-    (HEAD_BYTES as u64 + bytes).next_multiple_of(ALIGN as u64)
+impl NewBlob {
+    /// What its record takes.
+    fn record_bytes(&self) -> u64 {
+        record_bytes(self.blob.len() as u64, self.entry.len() as u64)
+    }
 }
 
-fn head(key: &BlobKey, place: BlobPlace, bytes: usize) -> [u8; HEAD_BYTES] {
+impl Head {
+    /// What the record takes.
+    fn record_bytes(&self) -> u64 {
+        record_bytes(self.bytes, self.entry_bytes)
+    }
+}
+
+fn record_bytes(bytes: u64, entry_bytes: u64) -> u64 {
+    (HEAD_BYTES as u64 + bytes + entry_bytes).next_multiple_of(ALIGN as u64)
+}
+
+fn head(key: &BlobKey, place: BlobPlace, bytes: usize, entry: &[u8]) -> [u8; HEAD_BYTES] {
+    let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(&MAGIC);
     head[8..12].copy_from_slice(&place.pack.to_le_bytes());
     head[12..16].copy_from_slice(&place.block.to_le_bytes());
-    head[16..20].copy_from_slice(&u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes());
+    head[16..20].copy_from_slice(&number(bytes));
     head[20..40].copy_from_slice(key.beginning().as_bytes());
-    let sum = crc32c::crc32c(&head[..40]);
-    head[40..HEAD_USED].copy_from_slice(&sum.to_le_bytes());
+    head[40..44].copy_from_slice(&number(entry.len()));
+    head[44..48].copy_from_slice(&crc32c::crc32c(entry).to_le_bytes());
+    let sum = crc32c::crc32c(&head[..48]);
+    head[48..HEAD_USED].copy_from_slice(&sum.to_le_bytes());
     head
 }
 
-/// The beginning of the key and the length of the blob at `place`, if one begins there.
-fn head_at(file: &File, place: BlobPlace) -> io::Result<Option<(String, u64)>> {
+/// The head at `place`, if a record begins there.
+fn head_at(file: &File, place: BlobPlace) -> io::Result<Option<Head>> {
     let mut head = [0; HEAD_USED];
     let start = u64::from(place.block) * ALIGN as u64;
     match file.read_exact_at(&mut head, start) {
@@ -572,11 +648,60 @@ fn head_at(file: &File, place: BlobPlace) -> io::Result<Option<(String, u64)>> {
         result => result?,
     }
     let number = |at: usize| head[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
-    let is_one = head[..8] == MAGIC
-        && number(40) == crc32c::crc32c(&head[..40])
+    let (summed, entry_bytes, entry_sum) = match head.first_chunk() {
+        Some(&MAGIC) => (48, number(40), number(44)),
+        Some(&MAGIC_1) => (40, 0, 0),
+        _ => return Ok(None),
+    };
+    let is_one = number(summed) == crc32c::crc32c(&head[..summed])
         && (number(8), number(12)) == (place.pack, place.block);
     let beginning = std::str::from_utf8(&head[20..40]).ok().filter(|_| is_one);
-    Ok(beginning.map(|beginning| (beginning.to_owned(), u64::from(number(16)))))
+    Ok(beginning.map(|beginning| Head {
+        beginning: beginning.to_owned(),
+        bytes: u64::from(number(16)),
+        entry_bytes: u64::from(entry_bytes),
+        entry_sum,
+    }))
+}
+
+/// The entry of a record, if it has one and that is whole.
+fn entry_of(file: &File, key: &BlobKey, head: &Head) -> io::Result<Option<Vec<u8>>> {
+    let Some(place) = key.place().filter(|_| head.entry_bytes > 0) else { return Ok(None) };
+    let mut entry = vec![0; head.entry_bytes as usize];
+    let start = u64::from(place.block) * ALIGN as u64 + HEAD_BYTES as u64 + head.bytes;
+    match file.read_exact_at(&mut entry, start) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        result => result?,
+    }
+    Ok((crc32c::crc32c(&entry) == head.entry_sum).then_some(entry))
+}
+
+/// Visits the records of a pack from the one at `from` on.
+fn each_record(
+    file: &File,
+    from: BlobPlace,
+    mut visit: impl FnMut(BlobKey, &Head) -> io::Result<()>,
+) -> io::Result<()> {
+    let pack = from.pack;
+    let mut at = u64::from(from.block) * ALIGN as u64;
+    loop {
+        let place =
+            BlobPlace { pack, block: u32::try_from(at / ALIGN as u64).unwrap_or(u32::MAX) };
+        if let Some(head) = head_at(file, place)? {
+            if let Some(key) = key_of(&head.beginning, place) {
+                visit(key, &head)?;
+            }
+            at += head.record_bytes();
+            continue;
+        }
+        // A hole, the end, or what a failed write left.
+        let next = match seek(file, SeekFrom::Data(at)) {
+            Ok(next) => next - next % ALIGN as u64,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        at = if next > at { next } else { at + ALIGN as u64 };
+    }
 }
 
 fn key_of(beginning: &str, place: BlobPlace) -> Option<BlobKey> {

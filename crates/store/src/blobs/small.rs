@@ -45,8 +45,9 @@ impl SmallBlob {
         bytes::Bytes::from_owner(self)
     }
 
-    /// The record, whole blocks, with `head` at its beginning.
-    pub(super) fn into_record(self, head: [u8; HEAD_BYTES]) -> Piece {
+    /// The record, whole blocks, with `head` at its beginning and `entry` after the blob.
+    pub(super) fn into_record(mut self, head: [u8; HEAD_BYTES], entry: &[u8]) -> Piece {
+        self.extend(entry);
         let mut piece = self.piece.unwrap_or_else(|| with_head(&self.memory, 0));
         piece[..HEAD_BYTES].copy_from_slice(&head);
         piece.pad();
@@ -94,6 +95,7 @@ mod tests {
         fn a_record_is_aligned_and_holds_what_was_put_in(
             room in 0usize..100_000,
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30_000), 0..8),
+            entry in prop::collection::vec(any::<u8>(), 0..9_000),
         ) {
             let memory = Memory::kept();
             // What is used again is not clean.
@@ -104,12 +106,12 @@ mod tests {
             }
             let whole = pieces.concat();
             prop_assert_eq!(&*blob, whole.as_slice());
-            let record = blob.into_record([7; HEAD_BYTES]);
+            let record = blob.into_record([7; HEAD_BYTES], &entry);
             prop_assert_eq!(record.len() % ALIGN, 0);
             prop_assert_eq!(record.as_ptr().align_offset(ALIGN), 0);
-            prop_assert_eq!(&record[..HEAD_BYTES], [7u8; HEAD_BYTES].as_slice());
-            prop_assert_eq!(&record[HEAD_BYTES..HEAD_BYTES + whole.len()], whole.as_slice());
-            prop_assert!(record[HEAD_BYTES + whole.len()..].iter().all(|byte| *byte == 0));
+            let bytes = [&[7; HEAD_BYTES], whole.as_slice(), &entry].concat();
+            prop_assert_eq!(&record[..bytes.len()], bytes.as_slice());
+            prop_assert!(record[bytes.len()..].iter().all(|byte| *byte == 0));
         }
     }
 
@@ -117,7 +119,7 @@ mod tests {
     fn one_of_nothing_is_one_too() {
         let blob = SmallBlob::default();
         assert!(blob.is_empty() && blob.sum().bytes == 0);
-        assert_eq!(blob.into_record([1; HEAD_BYTES]).len(), ALIGN);
+        assert_eq!(blob.into_record([1; HEAD_BYTES], &[]).len(), ALIGN);
         assert!(SmallBlob::default().into_bytes().is_empty());
     }
 }

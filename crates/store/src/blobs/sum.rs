@@ -1,12 +1,13 @@
 //! What is computed of a blob while it is written.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Bytes covered by one CRC: what a read checks before it serves any of them.
 pub const BLOB_BLOCK_BYTES: usize = 256 << 10;
 
 /// A blob's length and sums.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobSum {
     /// Length in bytes.
     pub bytes: u64,

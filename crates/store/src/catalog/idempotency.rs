@@ -4,6 +4,7 @@
 //! successes are kept: a refusal has changed nothing, and the same request may do better later.
 
 use filegate_types::UnixMillis;
+use serde::{Deserialize, Serialize};
 
 use super::sql::{self, Connection, OptionalExtension as _};
 use super::{Catalog, freeing};
@@ -13,7 +14,7 @@ use crate::error::StoreError;
 const KEPT_MS: i64 = 86_400_000;
 
 /// The answer that is to be kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstAnswer {
     /// Whose key it is: `account:N` or `token:N`.
     pub owner: String,

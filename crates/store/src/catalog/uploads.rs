@@ -8,6 +8,8 @@ use filegate_types::{
     TenantLimits, UnixMillis,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::books::{self, Entry, Short};
 use super::idempotency::{self, FirstAnswer};
 use super::jobs::JobKind;
@@ -37,7 +39,7 @@ pub struct NewUpload {
 }
 
 /// A file whose blob has landed, to be committed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewFile {
     /// What it was uploaded for.
     pub purpose: PurposeName,
@@ -70,7 +72,7 @@ pub struct NewFile {
 }
 
 /// What is of a file on a channel when it is committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnChannel {
     /// Nothing: it is copied when a call needs it.
     Nowhere,
@@ -220,33 +222,6 @@ impl Catalog {
         committed.ok_or(StoreError::LeaseLost)
     }
 
-    /// As [`commit_upload`](Self::commit_upload), of an upload that has no row: one that was received whole before
-    /// anything of it was in the store, in the data directory beside the catalog. Nothing was held for it, so its price
-    /// is taken here, if that is there. Called from a thread that may block. It waits for others until
-    /// [`commit_queued`](Self::commit_queued); `then` is told by who commits, while others wait.
-    pub fn commit_whole(
-        &self,
-        account: AccountId,
-        file: NewFile,
-        now: UnixMillis,
-        then: impl FnOnce(Result<Result<CommitOutcome, Short>, StoreError>) + Send + 'static,
-    ) {
-        let change = synced("committing an upload").of(account);
-        let run = move |c: &Connection| {
-            if let Some(obstacle) = obstacle(c, account, &file, now)? {
-                return Ok(Ok(obstacle));
-            }
-            let bytes = Bytes(file.sum.bytes);
-            let price = match books::hold(c, account, Some(&file.purpose), bytes)? {
-                Ok(price) => price,
-                Err(short) => return Ok(Err(short)),
-            };
-            books::release(c, account, price)?;
-            store(c, account, &file, price, now).map(|record| Ok(committed(record)))
-        };
-        self.engine.queue(change, run, then);
-    }
-
     /// Has all that was queued committed: on this thread, which may block, if it is `here` and nobody is at it.
     pub fn commit_queued(&self, here: bool) {
         self.engine.commit_queued(here);
@@ -388,12 +363,12 @@ fn commit(
     store(c, account, file, charged, now).map(|record| Some(committed(record)))
 }
 
-fn committed(record: FileRecord) -> CommitOutcome {
+pub(super) fn committed(record: FileRecord) -> CommitOutcome {
     CommitOutcome::Committed(Box::new(record))
 }
 
 /// Why a file is not to be committed. Asked before anything is changed: an outcome that is no error does not roll back.
-fn obstacle(
+pub(super) fn obstacle(
     c: &Connection,
     account: AccountId,
     file: &NewFile,
@@ -410,7 +385,7 @@ fn obstacle(
 }
 
 /// Makes the file, and takes `charged` for it.
-fn store(
+pub(super) fn store(
     c: &Connection,
     account: AccountId,
     file: &NewFile,

@@ -33,7 +33,8 @@ pub(super) mod file {
 }
 
 /// Marks in `meta` that are of one store and do not move.
-pub(super) const OWN_MARKS: [&str; 2] = [super::MOVED_TO, super::MOVING_FROM];
+pub(super) const OWN_MARKS: [&str; 3] =
+    [super::MOVED_TO, super::MOVING_FROM, crate::catalog::packed::THROUGH];
 
 pub(super) const FILES: Table = Table {
     name: "files",

@@ -11,5 +11,6 @@ mod channels;
 mod fsck;
 mod postgres;
 mod relay;
+mod replay;
 mod support;
 mod sweep;

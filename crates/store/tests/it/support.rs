@@ -1,11 +1,12 @@
 //! An opened store in a temporary directory, and short ways to fill it.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use filegate_store::{
-    BlobSum, Blobs, Caller, Catalog, CommitOutcome, DataDir, KeyDraft, NewFile, NewUpload,
-    OnChannel, PostgresOptions, Reserve, Short,
+    BlobSum, Blobs, Caller, Catalog, CommitOutcome, DataDir, KeyDraft, LocalBlobs, NewFile,
+    NewUpload, OnChannel, Pace, PostgresOptions, Reserve, Short, SmallBlob, StoreError,
+    WholeUpload, sweep,
 };
 use filegate_testkit::postgres::{Postgres, query};
 use filegate_testkit::server::eventually;
@@ -184,11 +185,45 @@ pub(crate) async fn commit_whole(
     let catalog = catalog.clone();
     let (tell, told) = tokio::sync::oneshot::channel();
     let calling = tokio::task::spawn_blocking(move || {
-        catalog.commit_whole(account, file, NOW, |outcome| drop(tell.send(outcome)));
+        let key = file.blob_key.clone();
+        let upload = WholeUpload { account, at: NOW, file };
+        catalog.commit_whole(upload, key, |outcome| drop(tell.send(outcome)));
         catalog.commit_queued(true);
     });
     calling.await.unwrap();
     told.await.unwrap().unwrap()
+}
+
+/// A store whose start has found that there can be packs.
+pub(crate) async fn started() -> Store {
+    let store = Store::on_sqlite();
+    assert!(!local(&store.blobs).has_packs());
+    assert_eq!(sweep(&store.catalog, &store.blobs).await.unwrap(), 0);
+    assert!(local(&store.blobs).has_packs());
+    store
+}
+
+pub(crate) fn local(blobs: &Blobs) -> &LocalBlobs {
+    blobs.as_local().unwrap()
+}
+
+/// Appends a blob with its entry to a pack.
+pub(crate) fn append(
+    blobs: &Blobs,
+    key: BlobKey,
+    content: &[u8],
+    entry: Vec<u8>,
+) -> Result<(BlobKey, BlobSum), StoreError> {
+    let blob = SmallBlob::from(content.to_vec());
+    let (sum, (tell, told)) = (blob.sum(), mpsc::channel());
+    if local(blobs).queue(key, blob, entry, move |landed| tell.send(landed).unwrap()) {
+        while local(blobs).append_queued() {}
+    }
+    told.recv().unwrap().map(|key| (key, sum))
+}
+
+pub(crate) fn digest(blobs: &Blobs, key: &BlobKey) -> Option<(u64, [u8; 32])> {
+    local(blobs).digest(key, |_| Pace::Go).unwrap()
 }
 
 pub(crate) fn open(path: &std::path::Path) -> (Catalog, Blobs) {

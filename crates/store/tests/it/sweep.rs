@@ -3,40 +3,15 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::mpsc;
 use std::thread;
 
-use filegate_store::{
-    BlobSum, Blobs, CommitOutcome, LocalBlobs, Pace, SmallBlob, StoreError, sweep,
-};
-use filegate_types::{AccountId, BlobKey};
+use filegate_store::{BlobSum, Blobs, CommitOutcome, StoreError, sweep};
+use filegate_types::{AccountId, BlobKey, BlobPlace};
 
-use crate::support::{NOW, Store, blob_key, new_file, open};
-
-fn local(blobs: &Blobs) -> &LocalBlobs {
-    blobs.as_local().unwrap()
-}
-
-/// A store whose start has found that there can be packs.
-async fn started() -> Store {
-    let store = Store::on_sqlite();
-    assert!(!local(&store.blobs).has_packs());
-    assert_eq!(sweep(&store.catalog, &store.blobs).await.unwrap(), 0);
-    assert!(local(&store.blobs).has_packs());
-    store
-}
-
-fn append(blobs: &Blobs, key: BlobKey, content: &[u8]) -> Result<(BlobKey, BlobSum), StoreError> {
-    let blob = SmallBlob::from(content.to_vec());
-    let (sum, (tell, told)) = (blob.sum(), mpsc::channel());
-    if local(blobs).queue(key, blob, move |landed| tell.send(landed).unwrap()) {
-        while local(blobs).append_queued() {}
-    }
-    told.recv().unwrap().map(|key| (key, sum))
-}
+use crate::support::{NOW, Store, append, blob_key, digest, local, new_file, open, started};
 
 fn land(blobs: &Blobs, seed: u8, len: usize) -> (BlobKey, BlobSum) {
-    append(blobs, blob_key(seed), &vec![seed; len]).unwrap()
+    append(blobs, blob_key(seed), &vec![seed; len], vec![seed; len % 300]).unwrap()
 }
 
 fn packs(store: &Store) -> Vec<PathBuf> {
@@ -44,10 +19,6 @@ fn packs(store: &Store) -> Vec<PathBuf> {
     let mut packs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     packs.sort();
     packs
-}
-
-fn digest(blobs: &Blobs, key: &BlobKey) -> Option<(u64, [u8; 32])> {
-    local(blobs).digest(key, |_| Pace::Go).unwrap()
 }
 
 async fn own(store: &Store, acme: AccountId, key: &BlobKey, sum: BlobSum) {
@@ -134,11 +105,11 @@ async fn a_pack_that_is_closed_is_as_long_as_what_is_in_it_or_gone() {
     let [pack] = packs(&store).try_into().unwrap();
     assert_eq!((pack.extension(), fs::metadata(&pack).unwrap().len()), (None, 8_192));
     assert_eq!(digest(&store.blobs, &key), Some((5_000, sum.sha256)));
-    let late = append(&store.blobs, blob_key(2), b"late");
+    let late = append(&store.blobs, blob_key(2), b"late", vec![]);
     assert!(matches!(late, Err(StoreError::Closed)), "{late:?}");
 
     let (_catalog, blobs) = open(store.home.path());
-    local(&blobs).open_packs().unwrap();
+    local(&blobs).open_packs(None).unwrap();
     let (key, _) = land(&blobs, 3, 5_000);
     blobs.purge(&key).await.unwrap();
     local(&blobs).close_packs();
@@ -158,7 +129,7 @@ async fn many_append_at_once_and_packs_follow_one_another() {
                         .map(|n| {
                             let mut content = vec![n; 250_000];
                             content[0] = thread;
-                            append(blobs, blob_key(thread), &content).unwrap()
+                            append(blobs, blob_key(thread), &content, vec![thread; 700]).unwrap()
                         })
                         .collect::<Vec<_>>()
                 })
@@ -178,4 +149,40 @@ async fn many_append_at_once_and_packs_follow_one_another() {
     // The last two may still be written to.
     let open = packs(&store).iter().filter(|path| path.extension().is_some()).count();
     assert_eq!((packs(&store).len(), open), (3, 2));
+}
+
+/// Records that an earlier version wrote say nothing of their rows.
+#[tokio::test]
+async fn a_record_without_an_entry_is_read_and_freed() {
+    let store = started().await;
+    let (key, sum) = land(&store.blobs, 1, 5_000);
+    let place = key.place().unwrap();
+    let [pack] = packs(&store).try_into().unwrap();
+    let mut head = [0; 64];
+    let file = fs::OpenOptions::new().read(true).write(true).open(&pack).unwrap();
+    file.read_exact_at(&mut head, 0).unwrap();
+    head[..8].copy_from_slice(b"FGPACK1\n");
+    let sum_of_head = crc32c::crc32c(&head[..40]);
+    head[40..44].copy_from_slice(&sum_of_head.to_le_bytes());
+    head[44..].fill(0);
+    file.write_all_at(&head, 0).unwrap();
+
+    assert_eq!(digest(&store.blobs, &key), Some((5_000, sum.sha256)));
+    let next = land(&store.blobs, 2, 10);
+    assert_eq!(next.0.place().unwrap().block, place.block + 2);
+    let mut listed = Vec::new();
+    local(&store.blobs).each(|key, _| listed.push(key)).unwrap();
+    assert_eq!(listed, [key.clone(), next.0]);
+    store.blobs.purge(&key).await.unwrap();
+    assert_eq!(digest(&store.blobs, &key), None);
+}
+
+/// As in a directory that was restored from a backup, which has the catalog's word of packs and none of them.
+#[tokio::test]
+async fn packs_have_higher_numbers_than_any_that_the_catalog_knows_of() {
+    let store = Store::on_sqlite();
+    let through = BlobPlace { pack: u32::MAX - 7, block: 3 };
+    local(&store.blobs).open_packs(Some(through)).unwrap();
+    let (key, _) = land(&store.blobs, 1, 10);
+    assert_eq!(key.place().unwrap(), BlobPlace { pack: u32::MAX - 6, block: 0 });
 }

@@ -20,7 +20,7 @@ mod tls;
 use std::path::Path;
 use std::sync::Arc;
 
-use filegate_types::AccountId;
+use filegate_types::{AccountId, BlobPlace};
 
 pub(super) use postgres::{Postgres, facts};
 pub use postgres::{PostgresFacts, PostgresOptions};
@@ -39,6 +39,9 @@ pub(super) enum Durability {
     /// with the next synced change. On PostgreSQL: lost with a crash of the database in the next
     /// fraction of a second.
     Relaxed,
+    /// As relaxed, but durable already: it follows from the record at this place of a pack, and is made again from it
+    /// if a power cut takes it. Only on SQLite.
+    InPack(BlobPlace),
 }
 
 /// What a change keeps others from changing until it is committed.

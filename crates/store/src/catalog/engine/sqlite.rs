@@ -14,6 +14,21 @@
 //! (Rebello et al., USENIX ATC '20). The catalog is poisoned: every later call fails until a restart
 //! reads the log from the disk. Until then nobody touches the log, not even to fold it away.
 //!
+//! # Changes that follow from records of packs
+//!
+//! They are durable before they are made, so their commits are not synced. How far they have come (the *through* place)
+//! is committed with them, and a start makes those that are missing again: [`replay`](crate::replay). It has to find all
+//! as it was before each of them. So a commit with such a change is synced nevertheless
+//!
+//! - if relaxed changes are before it that were not synced: a power cut might take them and leave it;
+//! - if it is the first of a pack, so that only records of one pack may have to be looked at;
+//! - if the commit before it failed: what was refused without a trace is then behind the through place.
+//!
+//! # Folding the log away
+//!
+//! The writer's own thread does it when the log is long and all callers have been told. A sync that fails then is no less a failure
+//! than that of a commit: what was not synced yet may be lost.
+//!
 //! # Whether anything was changed
 //!
 //! SQLite's `data_version` tells a connection whether *another* connection has committed since it last asked, be it
@@ -23,16 +38,19 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
+use filegate_types::BlobPlace;
 use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{Change, Durability};
+use crate::catalog::packed;
 use crate::catalog::sql::{self, Connection};
 use crate::datadir::{DataDir, Reserve};
 use crate::error::StoreError;
@@ -41,6 +59,9 @@ use crate::error::StoreError;
 const QUEUE_MAX: usize = 4096;
 /// Changes in one commit, at most.
 const BATCH_MAX: usize = 256;
+/// So many pages of the log are folded into the database.
+const LOG_PAGES: i32 = 1000;
+static LOG_PAGES2: std::sync::LazyLock<i32> = std::sync::LazyLock::new(|| std::env::var("FG_PAGES").ok().and_then(|v| v.parse().ok()).unwrap_or(LOG_PAGES));
 /// Connections for reading. Fewer at first would have callers wait for one another's.
 const READERS: usize = 4;
 /// How long another process (the CLI beside a server) may hold the write lock.
@@ -115,6 +136,13 @@ impl Sqlite {
         let path = dir.catalog_path();
         let mut writer = connect(&path)?;
         migrate(&mut writer)?;
+        let log_pages = Arc::new(AtomicI32::new(0));
+        let seen = Arc::clone(&log_pages);
+        let hook = move |_: &mut Wal, pages| {
+            seen.store(pages, Ordering::Relaxed);
+            Ok(())
+        };
+        writer.wal_hook(Some(hook)).map_err(|e| StoreError::catalog("opening the catalog", e))?;
         let mut readers = Vec::with_capacity(READERS);
         for _ in 0..READERS {
             readers.push(Connection::Sqlite(connect_to_read(&path)?));
@@ -129,6 +157,10 @@ impl Sqlite {
             reserve,
             poisoned: Arc::clone(&poisoned),
             syncs: None,
+            // What was before this process is not known.
+            unsynced: true,
+            synced_pack: None,
+            log_pages,
         };
         let queue = Arc::new(Queue {
             waiting: Mutex::default(),
@@ -262,6 +294,8 @@ struct Queue {
 #[derive(Default)]
 struct Waiting {
     works: VecDeque<Box<dyn Work>>,
+    /// Whether the log is to be folded away.
+    folds: bool,
     closed: bool,
 }
 
@@ -289,10 +323,11 @@ impl Queue {
     fn serve(&self) {
         loop {
             let mut waiting = self.waiting();
-            while waiting.works.is_empty() && !waiting.closed {
+            while waiting.works.is_empty() && !waiting.folds && !waiting.closed {
                 waiting = self.came.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
-            let done = waiting.works.is_empty();
+            let done = waiting.works.is_empty() && waiting.closed;
+            waiting.folds = false;
             drop(waiting);
             let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
             if done {
@@ -300,6 +335,9 @@ impl Queue {
             }
             // Somebody else may have been faster.
             writer.commit(self.batch());
+            if writer.has_long_log() {
+                writer.fold();
+            }
         }
     }
 
@@ -312,8 +350,11 @@ impl Queue {
             Err(TryLockError::WouldBlock) => return,
         };
         writer.commit(self.batch());
+        let folds = writer.has_long_log();
         drop(writer);
-        if !self.waiting().works.is_empty() {
+        let mut waiting = self.waiting();
+        waiting.folds |= folds;
+        if waiting.folds || !waiting.works.is_empty() {
             self.came.notify_one();
         }
     }
@@ -381,6 +422,21 @@ struct Writer {
     poisoned: Arc<AtomicBool>,
     /// Whether commits are synced as it was last set.
     syncs: Option<bool>,
+    /// Whether there may be, not synced, what does not follow from records of packs, or what was refused and does.
+    unsynced: bool,
+    /// The pack with whose first record a commit was synced.
+    synced_pack: Option<u32>,
+    /// As of the last commit.
+    log_pages: Arc<AtomicI32>,
+}
+
+/// The last place among `batch` whose change follows from a record there.
+fn through(batch: &[Box<dyn Work>]) -> Option<BlobPlace> {
+    let places = batch.iter().filter_map(|work| match work.change().durability {
+        Durability::InPack(place) => Some(place),
+        _ => None,
+    });
+    places.max()
 }
 
 impl Writer {
@@ -435,11 +491,15 @@ impl Writer {
             return Ok(());
         }
         let result = self.run_all(&mut batch).and_then(|outcomes| {
+            if let Some(place) = through(&batch) {
+                packed::note(self.raw(), place)?;
+            }
             self.run_cached("COMMIT")?;
             Ok(outcomes)
         });
         let error = match result {
             Ok(outcomes) => {
+                self.committed(&batch);
                 for (work, outcome) in batch.into_iter().zip(outcomes) {
                     work.done(outcome);
                 }
@@ -447,6 +507,7 @@ impl Writer {
             }
             Err(error) => error,
         };
+        self.unsynced = true;
         if !self.raw().is_autocommit() {
             let _already_failed = self.raw().execute_batch("ROLLBACK");
         }
@@ -473,7 +534,7 @@ impl Writer {
     }
 
     fn begin(&mut self, batch: &[Box<dyn Work>]) -> rusqlite::Result<()> {
-        let synced = batch.iter().any(|work| work.change().durability == Durability::Synced);
+        let synced = self.must_sync(batch);
         if self.syncs != Some(synced) {
             // In WAL mode FULL syncs the log at each commit, NORMAL only at checkpoints.
             let mode = if synced { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" };
@@ -481,6 +542,51 @@ impl Writer {
             self.syncs = Some(synced);
         }
         self.run_cached("BEGIN IMMEDIATE")
+    }
+
+    /// Whether the commit of `batch` has to be synced.
+    fn must_sync(&self, batch: &[Box<dyn Work>]) -> bool {
+        let mut unsynced = self.unsynced;
+        batch.iter().any(|work| match work.change().durability {
+            Durability::Synced => true,
+            Durability::Relaxed => {
+                unsynced = true;
+                false
+            }
+            Durability::InPack(place) => unsynced || self.synced_pack != Some(place.pack),
+        })
+    }
+
+    /// Notes that `batch` was committed.
+    fn committed(&mut self, batch: &[Box<dyn Work>]) {
+        if self.syncs == Some(true) {
+            self.unsynced = false;
+            self.synced_pack = through(batch).map(|place| place.pack).or(self.synced_pack);
+        } else {
+            self.unsynced |= batch.iter().any(|w| w.change().durability == Durability::Relaxed);
+        }
+    }
+
+    fn has_long_log(&self) -> bool {
+        self.log_pages.load(Ordering::Relaxed) >= *LOG_PAGES2
+            && !self.poisoned.load(Ordering::Relaxed)
+    }
+
+    /// Folds the log into the database, as far as no reader is in the way.
+    fn fold(&self) {
+        let folded = self.raw().query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(()));
+        match folded.as_ref().err().and_then(rusqlite::Error::sqlite_error_code) {
+            None if folded.is_ok() => {}
+            Some(
+                rusqlite::ErrorCode::DiskFull
+                | rusqlite::ErrorCode::DatabaseBusy
+                | rusqlite::ErrorCode::DatabaseLocked,
+            ) => tracing::debug!(?folded, "catalog.checkpoint.later"),
+            _ => {
+                tracing::error!(?folded, "catalog.poisoned: a checkpoint failed; restart the server");
+                self.poisoned.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Runs a statement that is compiled once.
