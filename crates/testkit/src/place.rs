@@ -217,8 +217,8 @@ pub fn blobs_of(data_dir: &Path, bytes: u64) -> Vec<Blob> {
     own.chain(packed(data_dir)).filter(|blob| blob.bytes == bytes).collect()
 }
 
-/// The records of all packs. They begin with a word of eight letters, and 16 bytes on is the length of what begins after
-/// 64.
+/// The records of all packs. They begin with a word of eight letters; 16 bytes on is the length of what begins after 64,
+/// and 40 bytes on of what comes after that.
 fn packed(data_dir: &Path) -> Vec<Blob> {
     let mut found = Vec::new();
     for (path, length) in files_below(&data_dir.join("packs")) {
@@ -226,12 +226,13 @@ fn packed(data_dir: &Path) -> Vec<Blob> {
         let Ok(file) = File::open(&path) else { continue };
         let mut at = 0;
         while at < length {
-            let mut head = [0; 20];
-            let is_record = file.read_exact_at(&mut head, at).is_ok() && head[..8] == *b"FGPACK1\n";
+            let mut head = [0; 44];
+            let is_record = file.read_exact_at(&mut head, at).is_ok() && head[..8] == *b"FGPACK2\n";
+            let length = |at: usize| head[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
             if is_record {
-                let bytes = u64::from(u32::from_le_bytes([head[16], head[17], head[18], head[19]]));
+                let bytes = u64::from(length(16));
                 found.push(Blob { path: path.clone(), start: at + 64, bytes });
-                at += bytes + 64;
+                at += bytes + 64 + u64::from(length(40));
             }
             at = if is_record { at.next_multiple_of(4096) } else { at + 4096 };
         }

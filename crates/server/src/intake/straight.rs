@@ -175,10 +175,11 @@ pub(super) async fn finish(
     }
     let (key, outcome) = ended.await.map_err(|_panic| ErrorCode::Unknown)??;
     drop(on_way);
-    // Where it is not known whether there is a row, the next start will know.
+    // Where it is not known whether there is a row, there will be: the next start sees to it.
     let is_nobodys = match &outcome {
         Ok(Ok(CommitOutcome::Committed(_))) => false,
-        Ok(_) => true,
+        // Nobody tried to.
+        Ok(_) | Err(StoreError::Poisoned) => true,
         Err(error) => !guard.is_doubtful(error),
     };
     if is_nobodys {

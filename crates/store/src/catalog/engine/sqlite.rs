@@ -61,7 +61,6 @@ const QUEUE_MAX: usize = 4096;
 const BATCH_MAX: usize = 256;
 /// So many pages of the log are folded into the database.
 const LOG_PAGES: i32 = 1000;
-static LOG_PAGES2: std::sync::LazyLock<i32> = std::sync::LazyLock::new(|| std::env::var("FG_PAGES").ok().and_then(|v| v.parse().ok()).unwrap_or(LOG_PAGES));
 /// Connections for reading. Fewer at first would have callers wait for one another's.
 const READERS: usize = 4;
 /// How long another process (the CLI beside a server) may hold the write lock.
@@ -568,7 +567,7 @@ impl Writer {
     }
 
     fn has_long_log(&self) -> bool {
-        self.log_pages.load(Ordering::Relaxed) >= *LOG_PAGES2
+        self.log_pages.load(Ordering::Relaxed) >= LOG_PAGES
             && !self.poisoned.load(Ordering::Relaxed)
     }
 
@@ -723,5 +722,71 @@ mod tests {
         drop(writer);
         sqlite.commit_queued(true);
         second.recv().unwrap().unwrap();
+    }
+
+    fn in_pack(pack: u32, block: u32) -> Change {
+        let place = BlobPlace { pack, block };
+        Change { durability: Durability::InPack(place), ..synced("adding a row") }
+    }
+
+    /// Commits changes that are as durable as asked; says whether that was synced.
+    fn commits(sqlite: &Sqlite, changes: &[Change]) -> bool {
+        for change in changes {
+            sqlite.queue(*change, |_| Ok(()), |outcome| outcome.unwrap());
+        }
+        sqlite.commit_queued(true);
+        sqlite.queue.writer.lock().unwrap().syncs.unwrap()
+    }
+
+    #[test]
+    fn what_follows_from_a_pack_is_synced_if_nothing_else_would_show_what_was_before() {
+        let (_home, sqlite) = opened();
+        let relaxed = crate::catalog::relaxed("adding a row");
+        // What was before is not known.
+        assert!(commits(&sqlite, &[in_pack(1, 0)]));
+        assert!(!commits(&sqlite, &[in_pack(1, 1), in_pack(1, 2)]));
+        // Relaxed changes before it, be it in the same commit.
+        assert!(!commits(&sqlite, &[in_pack(1, 3), relaxed]));
+        assert!(commits(&sqlite, &[in_pack(1, 4)]));
+        assert!(commits(&sqlite, &[relaxed, in_pack(1, 5)]));
+        assert!(!commits(&sqlite, &[in_pack(1, 6)]));
+        // What is asked to be synced.
+        assert!(!commits(&sqlite, &[relaxed]));
+        assert!(commits(&sqlite, &[synced("adding a row")]));
+        assert!(!commits(&sqlite, &[in_pack(1, 7)]));
+        // The first of a pack.
+        assert!(commits(&sqlite, &[in_pack(1, 8), in_pack(2, 0)]));
+        assert!(!commits(&sqlite, &[in_pack(2, 1)]));
+        // After a commit that failed.
+        sqlite.queue.writer.lock().unwrap().raw().execute_batch("PRAGMA query_only=1").unwrap();
+        sqlite.queue(in_pack(2, 2), |_| Ok(()), |outcome| drop(outcome.unwrap_err()));
+        sqlite.commit_queued(true);
+        assert!(sqlite.queue.writer.lock().unwrap().unsynced);
+    }
+
+    #[test]
+    fn the_log_is_folded_away_when_it_is_long() {
+        let (home, sqlite) = opened();
+        let fill = |c: &Connection| {
+            c.execute(
+                "INSERT INTO meta (name, value) VALUES (hex(randomblob(9)), zeroblob(1000000))",
+                (),
+            )
+            .map(drop)
+        };
+        let database = home.path().join("catalog.db");
+        let before = std::fs::metadata(&database).unwrap().len();
+        for _ in 0..LOG_PAGES / 200 {
+            sqlite.queue(synced("filling"), fill, |outcome| outcome.unwrap());
+            sqlite.commit_queued(true);
+        }
+        let folded = || std::fs::metadata(&database).unwrap().len() > before + 1_000_000;
+        for _ in 0..1000 {
+            if folded() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it is not");
     }
 }
