@@ -26,10 +26,11 @@ pub use catalog::{
     CommitOutcome, CostRow, DeleteCause, DeleteOutcome, Delivery, DrainProgress, FirstAnswer, Held,
     Job, JobKind, KeepOutcome, KeptAnswer, KeyDraft, KeyRow, NewAdopted, NewFile, NewHold, NewTask,
     NewUpload, OnChannel, PostgresFacts, PostgresOptions, Quota, RelayPrices, Relayed,
-    RelayedUsage, Replica, ReplicaState, Short, TaskRow, Uploaded, Usage, VoiceRow, VoiceState, WholeUpload,
+    RelayedUsage, Replica, ReplicaState, Short, TaskRow, Uploaded, Usage, VoiceRow, VoiceState,
+    WholeUpload,
 };
 pub use datadir::{DataDir, Keeps, Reserve};
 pub use error::{SqlError, StoreError};
-pub use seal::{SealError, Sealer, Unsealed};
 pub use replay::{is_behind, replay};
+pub use seal::{SealError, Sealer, Unsealed};
 pub use sweep::sweep;

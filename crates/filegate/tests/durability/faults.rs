@@ -171,7 +171,8 @@ fn the_log_fails(call: &str, error: &str, len: usize, stops: bool) {
     ledger.check(&server);
     if stops {
         // Of the one that met the fault it was not known what it came to. Those after it were refused, and stay so.
-        let numbered = |file: &kit::Listed, number: u64| file.name.starts_with(&format!("u{number}-"));
+        let numbered =
+            |file: &kit::Listed, number: u64| file.name.starts_with(&format!("u{number}-"));
         assert!(!kit::list(&server).values().any(|file| numbered(file, 4)), "{what}");
     }
     ledger.upload_once(&server, SMALL).file_id();

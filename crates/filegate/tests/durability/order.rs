@@ -82,7 +82,8 @@ fn a_pack_is_made_before_anything_is_in_it() {
     let sync_names = only(&calls, "names", |c| is_sync(c) && c.text.contains("/data/packs>"));
     let land = only(&calls, "landing", |c| c.name == "pwritev");
     let in_log = |c: &Call| c.text.contains("/catalog.db-wal>");
-    let commit = all(&calls, "commit", |c| c.name == "pwrite64" && in_log(c) && c.begun > land.ended);
+    let commit =
+        all(&calls, "commit", |c| c.name == "pwrite64" && in_log(c) && c.begun > land.ended);
     let synced = all(&calls, "sync of the log", |c| is_sync(c) && in_log(c));
     let answer = only(&calls, "answer", is_answer);
     before(create, sync_names);

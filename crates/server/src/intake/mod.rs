@@ -18,8 +18,8 @@
 //! ```
 //!
 //! A small file takes steps 3, 4 and 6 together, after 5: what is refused never touches the store. On S3 it
-//! has no step 4. On the disk most have no steps 3 and 4: they are appended to a pack, of which the next start frees what
-//! no row owns (`straight.rs`).
+//! has no step 4. On the disk most have no steps 3 and 4: they are appended to a pack with what their row is made of
+//! (`straight.rs`). Then 6 is the commit point: what a crash takes of 7 the next start does again.
 //!
 //! A landing on S3 that failed may still arrive: what gives up on it purges the blob, has it purged again when
 //! the lease would have ended, and only then removes the row.

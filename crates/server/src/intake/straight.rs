@@ -3,8 +3,8 @@
 //!
 //! Where there are several such uploads at a time, one of them lands many and has them committed by the catalog's writer
 //! while it lands the next; what takes long to examine is examined on other threads. One that is alone is examined, summed,
-//! landed and committed in place, without another thread. There is no row before the commit: what a crash leaves in an open
-//! pack without one is nobody's. Everything else goes the long way.
+//! landed and committed in place, without another thread. There is no row before the commit, and no sync with it: the
+//! record that landed says what the row is made of. Everything else goes the long way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -183,20 +183,24 @@ pub(super) async fn finish(
         Err(error) => !guard.is_doubtful(error),
     };
     if is_nobodys {
-        let failed = outcome.is_err();
-        let gone = app.tasks.blocking(move || {
-            let gone = if failed { local.revoke(&key) } else { Ok(()) };
-            if let Err(error) = gone.and_then(|()| local.purge(&key)) {
-                tracing::warn!(error = &error as &dyn std::error::Error, "upload.left");
-            }
-        });
-        // What was refused is refused again by a start that finds it. Who is told of a failure must not find a file.
-        if failed {
-            let _told_in_its_log = gone.await;
-        }
+        let_go(app, local, key, outcome.is_err()).await;
     }
     let record = committed(outcome.map_err(|error| store_failed(&error))?)?;
     Ok(Uploaded::Stored(Box::new(record)))
+}
+
+/// Frees a blob that has no row. What was refused is refused again by a start that finds it; but if the commit `failed`, a
+/// start might make it a file, of which the client is told that there is none: then it is gone when this returns.
+async fn let_go(app: &App, local: LocalBlobs, key: BlobKey, failed: bool) {
+    let gone = app.tasks.blocking(move || {
+        let gone = if failed { local.revoke(&key) } else { Ok(()) };
+        if let Err(error) = gone.and_then(|()| local.purge(&key)) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "upload.left");
+        }
+    });
+    if failed {
+        let _told_in_its_log = gone.await;
+    }
 }
 
 /// Lands what is queued until nothing is, and has the catalog's writer commit meanwhile.

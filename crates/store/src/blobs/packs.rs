@@ -69,7 +69,7 @@ use crate::error::StoreError;
 /// A pack with so many bytes takes no more. What a start looks at after a crash is twice that.
 const PACK_BYTES: u64 = 64 << 20;
 /// So much of the disk is taken at a time, before it is written to: blocks that are there are written to sooner.
-const ROOM_BYTES: u64 = 4 << 20;
+const ROOM_BYTES: u64 = 16 << 20;
 /// What is written at once, at most.
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_RECORDS: usize = 256;
@@ -685,8 +685,7 @@ fn each_record(
     let pack = from.pack;
     let mut at = u64::from(from.block) * ALIGN as u64;
     loop {
-        let place =
-            BlobPlace { pack, block: u32::try_from(at / ALIGN as u64).unwrap_or(u32::MAX) };
+        let place = BlobPlace { pack, block: u32::try_from(at / ALIGN as u64).unwrap_or(u32::MAX) };
         if let Some(head) = head_at(file, place)? {
             if let Some(key) = key_of(&head.beginning, place) {
                 visit(key, &head)?;

@@ -5,11 +5,11 @@ use filegate_types::units::Bytes;
 use filegate_types::{AccountId, BlobKey, BlobPlace, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+use super::Catalog;
 use super::books::{self, Short};
 use super::engine::{Change, Durability};
 use super::sql::{self, Connection};
 use super::uploads::{CommitOutcome, NewFile, committed, obstacle, store};
-use super::Catalog;
 use crate::error::StoreError;
 
 /// In `meta`: up to where records of packs are committed or refused.

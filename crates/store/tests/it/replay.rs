@@ -8,8 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use filegate_store::{
-    CommitOutcome, FirstAnswer, NewFile, Short, StoreError, WholeUpload, is_behind,
-    replay, sweep,
+    CommitOutcome, FirstAnswer, NewFile, Short, StoreError, WholeUpload, is_behind, replay, sweep,
 };
 use filegate_types::{AccountId, BlobKey, FileId, KeyId};
 
@@ -77,9 +76,17 @@ fn cut(home: &Path, bytes: u64) -> tempfile::TempDir {
 fn rows(home: &Path) -> Vec<String> {
     let connection = rusqlite::Connection::open(home.join("catalog.db")).unwrap();
     let mut all = Vec::new();
-    for table in
-        ["files", "accounts", "ledger", "stored", "usage", "idempotency", "receipts", "jobs", "meta"]
-    {
+    for table in [
+        "files",
+        "accounts",
+        "ledger",
+        "stored",
+        "usage",
+        "idempotency",
+        "receipts",
+        "jobs",
+        "meta",
+    ] {
         let mut select = connection.prepare(&format!("SELECT * FROM {table}")).unwrap();
         let columns = select.column_count();
         let mut rows = select.query([]).unwrap();

@@ -582,7 +582,10 @@ impl Writer {
                 | rusqlite::ErrorCode::DatabaseLocked,
             ) => tracing::debug!(?folded, "catalog.checkpoint.later"),
             _ => {
-                tracing::error!(?folded, "catalog.poisoned: a checkpoint failed; restart the server");
+                tracing::error!(
+                    ?folded,
+                    "catalog.poisoned: a checkpoint failed; restart the server"
+                );
                 self.poisoned.store(true, Ordering::Relaxed);
             }
         }
