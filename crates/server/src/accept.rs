@@ -23,7 +23,7 @@ use crate::rounds::InPlace;
 use crate::socket::{Answering, Answers, Guarded};
 
 /// Bytes that a connection buffers; fewer where [`Pieces`] says so.
-const BUFFER_BYTES: usize = 64 << 10;
+const BUFFER_BYTES: usize = 128 << 10;
 /// The longest head of a request.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Pause after a failed accept, such as when file descriptors have run out.

@@ -69,7 +69,7 @@ use crate::error::StoreError;
 /// A pack with so many bytes takes no more. What a start looks at after a crash is twice that.
 const PACK_BYTES: u64 = 64 << 20;
 /// So much of the disk is taken at a time, before it is written to: blocks that are there are written to sooner.
-const ROOM_BYTES: u64 = 16 << 20;
+const ROOM_BYTES: u64 = 4 << 20;
 /// What is written at once, at most.
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_RECORDS: usize = 256;

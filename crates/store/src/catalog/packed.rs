@@ -71,8 +71,8 @@ impl Catalog {
     /// from a thread that may block, in the order in which records were appended. It waits for others until
     /// [`commit_queued`](Self::commit_queued); `then` is told by who commits, while others wait.
     ///
-    /// The record is durable, and so is what follows from it. If `then` is told of an error that came of the commit and
-    /// not of the upload, such as a full disk, the record has to be [revoked](crate::LocalBlobs::revoke).
+    /// The record is durable, and so is what follows from it. If `then` is told of an error, the record has to be
+    /// [revoked](crate::LocalBlobs::revoke), unless it is not known what came of the commit.
     pub fn commit_whole(
         &self,
         mut upload: WholeUpload,

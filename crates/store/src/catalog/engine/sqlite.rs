@@ -429,9 +429,11 @@ struct Writer {
     log_pages: Arc<AtomicI32>,
 }
 
-/// The last place among `batch` whose change follows from a record there.
-fn through(batch: &[Box<dyn Work>]) -> Option<BlobPlace> {
-    let places = batch.iter().filter_map(|work| match work.change().durability {
+/// The last place among `batch` whose change follows from a record there and was made. One that failed has no trace: its
+/// record is revoked.
+fn through(batch: &[Box<dyn Work>], outcomes: &[Result<(), StoreError>]) -> Option<BlobPlace> {
+    let made = batch.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
+    let places = made.filter_map(|(work, _)| match work.change().durability {
         Durability::InPack(place) => Some(place),
         _ => None,
     });
@@ -490,7 +492,7 @@ impl Writer {
             return Ok(());
         }
         let result = self.run_all(&mut batch).and_then(|outcomes| {
-            if let Some(place) = through(&batch) {
+            if let Some(place) = through(&batch, &outcomes) {
                 packed::note(self.raw(), place)?;
             }
             self.run_cached("COMMIT")?;
@@ -498,7 +500,7 @@ impl Writer {
         });
         let error = match result {
             Ok(outcomes) => {
-                self.committed(&batch);
+                self.committed(&batch, &outcomes);
                 for (work, outcome) in batch.into_iter().zip(outcomes) {
                     work.done(outcome);
                 }
@@ -557,10 +559,11 @@ impl Writer {
     }
 
     /// Notes that `batch` was committed.
-    fn committed(&mut self, batch: &[Box<dyn Work>]) {
+    fn committed(&mut self, batch: &[Box<dyn Work>], outcomes: &[Result<(), StoreError>]) {
         if self.syncs == Some(true) {
             self.unsynced = false;
-            self.synced_pack = through(batch).map(|place| place.pack).or(self.synced_pack);
+            let through = through(batch, outcomes).map(|place| place.pack);
+            self.synced_pack = through.or(self.synced_pack);
         } else {
             self.unsynced |= batch.iter().any(|w| w.change().durability == Durability::Relaxed);
         }
