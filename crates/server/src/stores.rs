@@ -31,7 +31,7 @@ pub struct Stores {
 
 impl Stores {
     /// Opens the stores that `config` names, making and migrating what is missing. A server may be using them: if not,
-    /// what a crash left to [replay](filegate_store::replay) is replayed, and only for that the lock is taken.
+    /// what a crash left to [replay] is replayed, and only for that the lock is taken.
     pub async fn open(config: &Config) -> Result<Self, StoreError> {
         let keeps = config.keeps_here();
         let dir = keeps.any().then(|| DataDir::open_for(&config.data_dir, keeps)).transpose()?;

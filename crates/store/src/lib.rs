@@ -2,7 +2,7 @@
 //!
 //! Both are durable when a call returns, and neither knows of the other: the order in which they
 //! are used is the upload pipeline's (`filegate-server`, `intake`), and what a crash between them
-//! leaves is found again by [`replay`], [`sweep`], [`fsck`] and the janitor.
+//! leaves is found again by [`replay()`], [`sweep()`], [`fsck`] and the janitor.
 
 pub mod backup;
 pub mod blobs;

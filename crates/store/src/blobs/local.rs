@@ -128,7 +128,7 @@ impl LocalBlobs {
     }
 
     /// Has `blob` made durable, under a key that begins as `key` does, with `entry`, from which a start commits its row if
-    /// the catalog has [not come so far](crate::replay). `landed` is told the key, or what went wrong, by who
+    /// the catalog has [not come so far](crate::replay()). `landed` is told the key, or what went wrong, by who
     /// appends it. True if that is for the caller to see to: somebody has to call [`append_queued`](Self::append_queued).
     ///
     /// A blob that no row owns in the end is to be [purged](Self::purge); the next start does that if there is one soon.

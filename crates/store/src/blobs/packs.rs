@@ -36,7 +36,7 @@
 //! ```
 //!
 //! So one sync makes both durable. How far the catalog has come it says itself, by the place of the last record that it
-//! committed or refused: see [`replay`](crate::replay).
+//! committed or refused: see [`replay`](crate::replay()).
 //!
 //! A record that is not whole, or that the catalog refused, is freed at a start if its pack is `.open`. Those are two at
 //! most, since a pack becomes complete when the one after it is full. By then the rows of all its records are committed or

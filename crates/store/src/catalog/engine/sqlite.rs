@@ -17,7 +17,7 @@
 //! # Changes that follow from records of packs
 //!
 //! They are durable before they are made, so their commits are not synced. How far they have come (the *through* place)
-//! is committed with them, and a start makes those that are missing again: [`replay`](crate::replay). It has to find all
+//! is committed with them, and a start makes those that are missing again: [`replay`](crate::replay()). It has to find all
 //! as it was before each of them. So a commit with such a change is synced nevertheless
 //!
 //! - if relaxed changes are before it that were not synced: a power cut might take them and leave it;
