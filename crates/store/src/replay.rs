@@ -9,7 +9,9 @@
 //! A record that was never committed, because the process ended in between, is a file from now on: nobody was told of it,
 //! nor that there is none. One that is not whole was not acknowledged.
 
-use crate::blobs::{Blobs, LocalBlobs};
+use filegate_types::BlobKey;
+
+use crate::blobs::{Blobs, LocalBlobs, Pace};
 use crate::catalog::{Catalog, CommitOutcome, WholeUpload};
 use crate::error::StoreError;
 
@@ -50,12 +52,8 @@ pub async fn replay(catalog: &Catalog, blobs: &Blobs) -> Result<u64, StoreError>
 }
 
 /// Whether the bytes are those that were summed.
-fn is_whole(
-    local: &LocalBlobs,
-    key: &filegate_types::BlobKey,
-    upload: &WholeUpload,
-) -> Result<bool, StoreError> {
+fn is_whole(local: &LocalBlobs, key: &BlobKey, upload: &WholeUpload) -> Result<bool, StoreError> {
     let sum = &upload.file.sum;
-    let found = local.digest(key, |_| crate::Pace::Go)?;
+    let found = local.digest(key, |_| Pace::Go)?;
     Ok(found == Some((sum.bytes, sum.sha256)))
 }

@@ -7,8 +7,9 @@ use crate::error::StoreError;
 /// Keys looked up at a time.
 const BATCH: usize = 500;
 
-/// After a [replay](crate::replay()): removes what a crash left of blobs that are nobody's: all of `tmp/`, and those of open packs that no row owns. From then
-/// on packs are appended to. Only the holder of the directory's lock may. Says how many were removed.
+/// Removes, after a [replay](crate::replay()), what a crash left of blobs that are nobody's: all of `tmp/`, and those of
+/// open packs that no row owns. From then on packs are appended to. Only the holder of the directory's lock may. Says how
+/// many were removed.
 pub async fn sweep(catalog: &Catalog, blobs: &Blobs) -> Result<u64, StoreError> {
     let local = match blobs {
         Blobs::S3(s3) => return s3.clear_tmp(),

@@ -178,7 +178,7 @@ pub(super) async fn finish(
     // Where it is not known whether there is a row, there will be: the next start sees to it.
     let is_nobodys = match &outcome {
         Ok(Ok(CommitOutcome::Committed(_))) => false,
-        // Nobody tried to.
+        // It was refused, or nobody tried to.
         Ok(_) | Err(StoreError::Poisoned) => true,
         Err(error) => !guard.is_doubtful(error),
     };

@@ -12,6 +12,7 @@
 mod local;
 mod memory;
 mod packs;
+mod record;
 mod s3;
 mod small;
 mod sum;

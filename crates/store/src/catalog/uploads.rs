@@ -7,7 +7,6 @@ use filegate_types::{
     AccountId, BlobKey, Call, ChannelId, FileId, FileRecord, FileState, KeyId, Money, PurposeName,
     TenantLimits, UnixMillis,
 };
-
 use serde::{Deserialize, Serialize};
 
 use super::books::{self, Entry, Short};
