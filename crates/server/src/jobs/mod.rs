@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use filegate_store::{Job, JobKind, S3Blobs, StoreError};
-use filegate_types::BlobKey;
+use filegate_types::{BlobKey, UnixMillis};
 use futures_util::stream::{self, StreamExt as _};
 
 use crate::app::App;
@@ -95,6 +95,15 @@ async fn run(app: Arc<App>) {
 /// Everything that is due now.
 async fn round(app: &Arc<App>) -> Result<(), StoreError> {
     app.pieces.tidy();
+    let done = all(app).await;
+    // Whatever became of the round: it may have freed something.
+    if let Some(reserve) = app.reserve.clone() {
+        let _told_in_its_log = app.tasks.blocking(move || reserve.restore()).await;
+    }
+    done
+}
+
+async fn all(app: &Arc<App>) -> Result<(), StoreError> {
     let now = app.clock.now();
     let reaped = app.catalog.reap_uploads(now, now, BATCH).await?;
     if reaped > 0 {
@@ -104,9 +113,11 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
     if voided > 0 {
         tracing::warn!(holds = voided, "jobs.voided: calls that nobody has settled");
     }
-    pay::write_down(app).await?;
-    relay::write_down(app).await?;
-    storage::charge(app, now).await?;
+    match write_down(app, now).await {
+        // What frees space has a reserve, and goes on.
+        Err(StoreError::Full { .. }) => tracing::warn!("jobs.full: counts were not written down"),
+        written => written?,
+    }
     app.catalog.forget_answers(now, BATCH).await?;
     callback::forget(app, now, BATCH).await?;
     while !app.tasks.is_stopping() {
@@ -124,10 +135,13 @@ async fn round(app: &Arc<App>) -> Result<(), StoreError> {
             break;
         }
     }
-    if let Some(reserve) = app.reserve.clone() {
-        let _told_in_its_log = app.tasks.blocking(move || reserve.restore()).await;
-    }
     Ok(())
+}
+
+async fn write_down(app: &Arc<App>, now: UnixMillis) -> Result<(), StoreError> {
+    pay::write_down(app).await?;
+    relay::write_down(app).await?;
+    storage::charge(app, now).await
 }
 
 /// Does these jobs; false if it stopped because the store is away, which would make each of them wait.

@@ -2,8 +2,8 @@
 //!
 //! # When a commit fails
 //!
-//! *No space*: the batch is rolled back. Changes that free space (deletes, jobs) are run again after
-//! each step of the reserve file that is given up; the others fail with [`StoreError::Full`].
+//! *No space*: the batch is rolled back. Changes that free space (deletes, jobs) are run again, first with the log folded
+//! away and then after each step of the reserve file that is given up; the others fail with [`StoreError::Full`].
 //! *Anything else*: what reached the disk is unknown, and an fsync that is tried again may lie
 //! (Rebello et al., USENIX ATC '20). The catalog is poisoned: every later call fails until a restart
 //! reads the log from the disk. Until then nobody touches the log, not even to fold it away.
@@ -20,8 +20,8 @@
 //!
 //! # Folding the log away
 //!
-//! The writer's own thread does it when the log is long and all callers have been told. A sync that fails then is no less a failure
-//! than that of a commit: what was not synced yet may be lost.
+//! The writer's own thread does it when the log is long and all callers have been told, or when the disk is full. A sync that
+//! fails then is no less a failure than that of a commit: what was not synced yet may be lost.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -156,15 +156,16 @@ impl Writer {
             batch.into_iter().partition(|w| w.change().frees_space);
         tell_full(rest);
         while !frees.is_empty() {
-            let released = self.reserve.release();
-            tracing::warn!(released, "catalog.full: using the reserve for changes that free space");
+            // A log that is folded away is written from its beginning, and needs no space for that.
+            self.fold();
             match self.attempt(frees) {
                 Ok(()) => return,
                 Err(back) => frees = back,
             }
-            if !released {
+            if !self.reserve.release() {
                 return tell_full(frees);
             }
+            tracing::warn!("catalog.full: using the reserve for changes that free space");
         }
     }
 
