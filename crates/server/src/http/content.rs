@@ -139,7 +139,11 @@ pub(super) async fn serve(
         pay::for_read(app, principal, Call::Content, paid, bytes).await?;
     }
     metrics::counter!("filegate_downloads_total").increment(1);
-    Ok(answer.respond(&record, &etag, sender.body(first)))
+    let body = match first {
+        Some(first) if first.len() as u64 == answer.bytes() => Body::from(first),
+        first => sender.body(first),
+    };
+    Ok(answer.respond(&record, &etag, body))
 }
 
 /// The content of a file that is upstream only: to callers as `retrieve_content` there gives it, to links as
@@ -256,16 +260,20 @@ impl Answer {
         Self { status, pieces, content_type, content_range }
     }
 
+    /// Its length.
+    fn bytes(&self) -> u64 {
+        self.pieces.iter().map(Piece::len).sum()
+    }
+
     /// Bytes of the file in it.
     fn content_bytes(&self) -> u64 {
         self.pieces.iter().filter(|piece| matches!(piece, Piece::File(..))).map(Piece::len).sum()
     }
 
     fn respond(&self, record: &FileRecord, etag: &str, body: Body) -> Response {
-        let total: u64 = self.pieces.iter().map(Piece::len).sum();
         let mut response = head(self.status, record, etag, body);
         insert(&mut response, CONTENT_TYPE, &self.content_type);
-        insert(&mut response, CONTENT_LENGTH, &total.to_string());
+        insert(&mut response, CONTENT_LENGTH, &self.bytes().to_string());
         if let Some(content_range) = &self.content_range {
             insert(&mut response, CONTENT_RANGE, content_range);
         }

@@ -28,8 +28,9 @@ use filegate_types::{BlobKey, BlobPlace};
 use rustix::fs::{Advice, CWD, OFlags, RenameFlags, fadvise, renameat_with};
 use sha2::{Digest, Sha256};
 
+use super::cache::read_in_memory;
 use super::memory::ALIGN;
-use super::packs::{Found, Packs};
+use super::packs::{Found, Located, Packs};
 use super::small::SmallBlob;
 use super::sum::{BLOB_BLOCK_BYTES, BlobSum, Summer, is_block};
 use super::{Pace, paced};
@@ -42,13 +43,6 @@ pub struct LocalBlobs {
     tmp: PathBuf,
     blobs: PathBuf,
     packs: Arc<Packs>,
-}
-
-/// Where the bytes of a blob are.
-struct Located {
-    file: File,
-    start: u64,
-    bytes: u64,
 }
 
 /// A blob being received: a file in `tmp/` that is removed when this is dropped before it lands.
@@ -69,7 +63,7 @@ pub struct TempBlob {
 #[derive(Debug)]
 pub struct LocalReader {
     key: BlobKey,
-    file: File,
+    file: Arc<File>,
     /// Where in the file it begins.
     start: u64,
     bytes: u64,
@@ -185,28 +179,42 @@ impl LocalBlobs {
         bytes: u64,
         block_sums: Vec<u8>,
     ) -> Result<LocalReader, StoreError> {
-        let found = self.find(key).map_err(|e| StoreError::io("opening a blob", e))?;
-        match found {
-            Some(Located { file, start, bytes: found })
-                if found == bytes
-                    && block_sums.len() as u64 == bytes.div_ceil(BLOB_BLOCK_BYTES as u64) * 4 =>
-            {
-                Ok(LocalReader { key: key.clone(), file, start, bytes, block_sums })
+        let opening = |e| StoreError::io("opening a blob", e);
+        let found = match self.packs.find_to_read(key).map_err(opening)? {
+            Some(found) => Some(found),
+            None => self.find_alone(key).map_err(opening)?,
+        };
+        let opened = found.and_then(|found| LocalReader::of(key, found, bytes, block_sums));
+        opened.ok_or_else(|| StoreError::Damaged(key.to_string()))
+    }
+
+    /// As [`open`](Self::open), without blocking; `None` if that cannot be, or it is not there.
+    pub(super) fn open_in_memory(
+        &self,
+        key: &BlobKey,
+        bytes: u64,
+        block_sums: &[u8],
+    ) -> Option<LocalReader> {
+        let found = self.packs.find_in_memory(key)?;
+        LocalReader::of(key, found, bytes, block_sums.to_vec())
+    }
+
+    /// Where the bytes of a landed blob are, by what is in the directory now.
+    fn find(&self, key: &BlobKey) -> io::Result<Option<Located>> {
+        match self.packs.find(key, false)? {
+            Some(Found { file, start, bytes, .. }) => {
+                Ok(Some(Located { file: Arc::new(file), start, bytes }))
             }
-            _ => Err(StoreError::Damaged(key.to_string())),
+            None => self.find_alone(key),
         }
     }
 
-    /// Where the bytes of a landed blob are.
-    fn find(&self, key: &BlobKey) -> io::Result<Option<Located>> {
-        if let Some(Found { file, start, bytes, .. }) = self.packs.find(key, false)? {
-            return Ok(Some(Located { file, start, bytes }));
-        }
-        // Also of a key in a pack, that came from another directory.
+    /// Where they are if it has a file of its own, as may one with the key of a pack that came from another directory.
+    fn find_alone(&self, key: &BlobKey) -> io::Result<Option<Located>> {
         match File::open(self.path_of(key)) {
             Ok(file) => {
                 let bytes = file.metadata()?.len();
-                Ok(Some(Located { file, start: 0, bytes }))
+                Ok(Some(Located { file: Arc::new(file), start: 0, bytes }))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -506,6 +514,19 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 impl LocalReader {
+    /// What reads the blob that was found, if it is as its row says.
+    fn of(key: &BlobKey, found: Located, bytes: u64, block_sums: Vec<u8>) -> Option<Self> {
+        let Located { file, start, bytes: there } = found;
+        let blocks = bytes.div_ceil(BLOB_BLOCK_BYTES as u64);
+        (there == bytes && block_sums.len() as u64 == blocks * 4).then(|| Self {
+            key: key.clone(),
+            file,
+            start,
+            bytes,
+            block_sums,
+        })
+    }
+
     /// Length of the blob.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -516,10 +537,7 @@ impl LocalReader {
     /// # Errors
     /// [`StoreError::Damaged`] if the bytes are not those that were stored. They are never returned.
     pub fn block_at(&self, offset: u64) -> Result<(u64, Vec<u8>), StoreError> {
-        let index = offset / BLOB_BLOCK_BYTES as u64;
-        let start = index * BLOB_BLOCK_BYTES as u64;
-        let len = (self.bytes.saturating_sub(start)).min(BLOB_BLOCK_BYTES as u64) as usize;
-        let mut block = vec![0u8; len];
+        let (start, mut block) = self.room_for(offset);
         self.file.read_exact_at(&mut block, self.start + start).map_err(|error| {
             if error.kind() == io::ErrorKind::UnexpectedEof {
                 StoreError::Damaged(self.key.to_string())
@@ -527,6 +545,27 @@ impl LocalReader {
                 StoreError::io("reading a blob", error)
             }
         })?;
+        self.checked(start, block)
+    }
+
+    /// As [`block_at`](Self::block_at), without blocking; `None` if it is not in memory.
+    pub(super) fn block_in_memory(
+        &self,
+        offset: u64,
+    ) -> Option<Result<(u64, Vec<u8>), StoreError>> {
+        let (start, mut block) = self.room_for(offset);
+        read_in_memory(&self.file, &mut block, self.start + start)
+            .then(|| self.checked(start, block))
+    }
+
+    /// Where the block begins that holds byte `offset`, and room for it.
+    fn room_for(&self, offset: u64) -> (u64, Vec<u8>) {
+        let start = offset - offset % BLOB_BLOCK_BYTES as u64;
+        let len = self.bytes.saturating_sub(start).min(BLOB_BLOCK_BYTES as u64);
+        (start, vec![0; len as usize])
+    }
+
+    fn checked(&self, start: u64, block: Vec<u8>) -> Result<(u64, Vec<u8>), StoreError> {
         if !is_block(&self.block_sums, start, &block) {
             return Err(StoreError::Damaged(self.key.to_string()));
         }

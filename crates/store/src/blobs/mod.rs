@@ -9,6 +9,7 @@
 //! Whoever uses [`Blobs`] need not know which. Bodies are received in memory up to a block and then into a
 //! file in `tmp/`, a [`TempBlob`], on both.
 
+mod cache;
 mod local;
 mod memory;
 mod packs;
@@ -148,8 +149,13 @@ impl Blobs {
         }
         match self {
             Self::Local(local) => {
-                let (local, key) = (local.clone(), key.clone());
-                let opened = blocking(move || local.open(&key, bytes, block_sums)).await?;
+                let opened = local.open_in_memory(key, bytes, &block_sums);
+                let opened = if let Some(opened) = opened {
+                    opened
+                } else {
+                    let (local, key) = (local.clone(), key.clone());
+                    blocking(move || local.open(&key, bytes, block_sums)).await?
+                };
                 Ok(BlobReader::Local(Arc::new(opened)))
             }
             Self::S3(s3) => Ok(BlobReader::S3(s3.open(key, bytes, block_sums))),
@@ -275,8 +281,13 @@ impl BlobStream {
                 if at >= end {
                     return Ok(None);
                 }
-                let (reader, start) = (Arc::clone(reader), *at);
-                let (block_start, block) = blocking(move || reader.block_at(start)).await?;
+                let start = *at;
+                let (block_start, block) = if let Some(block) = reader.block_in_memory(start) {
+                    block?
+                } else {
+                    let reader = Arc::clone(reader);
+                    blocking(move || reader.block_at(start)).await?
+                };
                 let block = Bytes::from(block);
                 let from = (start - block_start) as usize;
                 let to = ((*end - block_start) as usize).min(block.len());

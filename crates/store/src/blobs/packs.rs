@@ -38,14 +38,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use filegate_types::{BlobKey, BlobPlace};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
+use super::cache::OpenPacks;
 use super::memory::{ALIGN, Piece};
-use super::record::{NewBlob, each_record, entry_of, head, head_at};
+use super::record::{
+    Head, NewBlob, each_record, entry_of, head, head_at, head_in_memory, start_of,
+};
 use super::small::{HEAD_BYTES, SmallBlob};
 use crate::datadir::sync_dir;
 use crate::error::StoreError;
@@ -73,6 +76,8 @@ pub(super) struct Packs {
     queue: Mutex<Queue>,
     /// None before [`open`](Self::open) and after [`close`](Self::close), and where packs cannot be.
     appender: Mutex<Option<Appender>>,
+    /// Those that were read from.
+    read: OpenPacks,
 }
 
 /// Blobs on their way.
@@ -95,6 +100,13 @@ impl std::fmt::Debug for Waiting {
     }
 }
 
+/// Where the bytes of a blob are.
+pub(super) struct Located {
+    pub(super) file: Arc<File>,
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+}
+
 /// A record of a pack.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -109,7 +121,12 @@ pub(super) struct Found {
 
 impl Packs {
     pub(super) fn of(dir: PathBuf) -> Self {
-        Self { dir, queue: Mutex::default(), appender: Mutex::default() }
+        Self {
+            dir,
+            queue: Mutex::default(),
+            appender: Mutex::default(),
+            read: OpenPacks::default(),
+        }
     }
 
     /// From now on blobs can be appended, if the file system has all that it takes. Only the holder of the directory's
@@ -203,15 +220,34 @@ impl Packs {
         batch
     }
 
+    /// Where the blob of `key` is, if it is there, in a file that is kept open for the next who reads.
+    pub(super) fn find_to_read(&self, key: &BlobKey) -> io::Result<Option<Located>> {
+        let Some(place) = key.place() else { return Ok(None) };
+        let file = match self.read.get(place.pack) {
+            Some(file) => file,
+            None => match self.file_of(place.pack, false)? {
+                Some((file, _)) => self.read.keep(place.pack, file)?,
+                None => return Ok(None),
+            },
+        };
+        Ok(located(key, place, head_at(&file, place)?, file))
+    }
+
+    /// As [`find_to_read`](Self::find_to_read), if that can be said without waiting for a disk.
+    pub(super) fn find_in_memory(&self, key: &BlobKey) -> Option<Located> {
+        let place = key.place()?;
+        let file = self.read.get(place.pack)?;
+        located(key, place, head_in_memory(&file, place), file)
+    }
+
     /// The record of `key`, if it is there.
     pub(super) fn find(&self, key: &BlobKey, writable: bool) -> io::Result<Option<Found>> {
         let Some(place) = key.place() else { return Ok(None) };
         let Some((file, path)) = self.file_of(place.pack, writable)? else { return Ok(None) };
-        let start = u64::from(place.block) * ALIGN as u64;
         let found = head_at(&file, place)?.filter(|head| head.beginning == key.beginning());
         Ok(found.map(|head| Found {
             file,
-            start: start + HEAD_BYTES as u64,
+            start: start_of(place) + HEAD_BYTES as u64,
             bytes: head.bytes,
             record: head.record_bytes(),
             path,
@@ -239,6 +275,7 @@ impl Packs {
         punch(&file, start - HEAD_BYTES as u64, record)?;
         // What is open may be appended to.
         if path.extension().is_none() && is_all_holes(&file)? {
+            key.place().into_iter().for_each(|place| self.read.forget(place.pack));
             fs::remove_file(&path)?;
         }
         Ok(true)
@@ -316,6 +353,17 @@ impl Packs {
     fn appender(&self) -> MutexGuard<'_, Option<Appender>> {
         self.appender.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The blob of `key` in `file`, if the head at its place is its own.
+fn located(
+    key: &BlobKey,
+    place: BlobPlace,
+    head: Option<Head>,
+    file: Arc<File>,
+) -> Option<Located> {
+    let head = head.filter(|head| head.beginning == key.beginning())?;
+    Some(Located { file, start: start_of(place) + HEAD_BYTES as u64, bytes: head.bytes })
 }
 
 /// If who appends panics, nobody waits for what was still to be appended.

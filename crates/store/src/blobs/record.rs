@@ -25,6 +25,7 @@ use filegate_types::{BlobKey, BlobPlace};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::cache::read_in_memory;
 use super::memory::ALIGN;
 use super::small::{HEAD_BYTES, SmallBlob};
 
@@ -94,33 +95,47 @@ pub(super) fn head(
 /// The head at `place`, if a record begins there.
 pub(super) fn head_at(file: &File, place: BlobPlace) -> io::Result<Option<Head>> {
     let mut head = [0; HEAD_USED];
-    let start = u64::from(place.block) * ALIGN as u64;
-    match file.read_exact_at(&mut head, start) {
+    match file.read_exact_at(&mut head, start_of(place)) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         result => result?,
     }
+    Ok(parsed(&head, place))
+}
+
+/// The head at `place`, if a record begins there and it is in memory.
+pub(super) fn head_in_memory(file: &File, place: BlobPlace) -> Option<Head> {
+    let mut head = [0; HEAD_USED];
+    read_in_memory(file, &mut head, start_of(place)).then(|| parsed(&head, place))?
+}
+
+/// Where in its pack a record begins.
+pub(super) fn start_of(place: BlobPlace) -> u64 {
+    u64::from(place.block) * ALIGN as u64
+}
+
+fn parsed(head: &[u8; HEAD_USED], place: BlobPlace) -> Option<Head> {
     let number = |at: usize| head[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
     let (summed, entry_bytes, entry_sum) = match head.first_chunk() {
         Some(&MAGIC) => (48, number(40), number(44)),
         Some(&MAGIC_1) => (40, 0, 0),
-        _ => return Ok(None),
+        _ => return None,
     };
     let is_one = number(summed) == crc32c::crc32c(&head[..summed])
         && (number(8), number(12)) == (place.pack, place.block);
     let beginning = std::str::from_utf8(&head[20..40]).ok().filter(|_| is_one);
-    Ok(beginning.map(|beginning| Head {
+    beginning.map(|beginning| Head {
         beginning: beginning.to_owned(),
         bytes: u64::from(number(16)),
         entry_bytes: u64::from(entry_bytes),
         entry_sum,
-    }))
+    })
 }
 
 /// The entry of a record, if it has one and that is whole.
 pub(super) fn entry_of(file: &File, key: &BlobKey, head: &Head) -> io::Result<Option<Vec<u8>>> {
     let Some(place) = key.place().filter(|_| head.entry_bytes > 0) else { return Ok(None) };
     let mut entry = vec![0; head.entry_bytes as usize];
-    let start = u64::from(place.block) * ALIGN as u64 + HEAD_BYTES as u64 + head.bytes;
+    let start = start_of(place) + HEAD_BYTES as u64 + head.bytes;
     match file.read_exact_at(&mut entry, start) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         result => result?,
