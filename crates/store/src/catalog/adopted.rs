@@ -120,7 +120,7 @@ impl Catalog {
         account: AccountId,
     ) -> Result<Option<AccountTerms>, StoreError> {
         self.engine
-            .read("reading an account", move |c| {
+            .read_few("reading an account", move |c| {
                 c.prepare_cached(
                     "SELECT name, limits, settings FROM accounts WHERE account_id = ?1",
                 )?
@@ -144,7 +144,7 @@ impl Catalog {
         now: UnixMillis,
     ) -> Result<Option<AdoptedFile>, StoreError> {
         self.engine
-            .read("looking for an adopted file", move |c| {
+            .read_few("looking for an adopted file", move |c| {
                 c.prepare_cached(&format!(
                     "SELECT {ADOPTED} FROM adopted WHERE file_id = ?1 AND account_id = ?2
                        AND (expires_at IS NULL OR expires_at > ?3)"
@@ -158,7 +158,7 @@ impl Catalog {
     /// An adopted file, whoever it belongs to: for operators.
     pub async fn adopted_of_any(&self, file: FileId) -> Result<Option<AdoptedFile>, StoreError> {
         self.engine
-            .read("looking for an adopted file", move |c| {
+            .read_few("looking for an adopted file", move |c| {
                 c.prepare_cached(&format!("SELECT {ADOPTED} FROM adopted WHERE file_id = ?1"))?
                     .query_row([file.get()], adopted)
                     .optional()
@@ -169,7 +169,7 @@ impl Catalog {
     /// Whose file it is, of those whose bytes are here: for operators.
     pub async fn owner_of(&self, file: FileId) -> Result<Option<AccountId>, StoreError> {
         self.engine
-            .read("looking for the owner of a file", move |c| {
+            .read_few("looking for the owner of a file", move |c| {
                 c.prepare_cached("SELECT account_id FROM files WHERE file_id = ?1")?
                     .query_row([file.get()], |row| row.get(0).map(AccountId))
                     .optional()

@@ -57,7 +57,7 @@ impl Catalog {
         now: UnixMillis,
     ) -> Result<Option<FileRecord>, StoreError> {
         self.engine
-            .read("reading a file row", move |c| {
+            .read_few("reading a file row", move |c| {
                 c.prepare_cached(select_files!(
                     "WHERE file_id = ?1 AND account_id = ?2
                      AND (expires_at IS NULL OR expires_at > ?3)"
@@ -81,7 +81,7 @@ impl Catalog {
         // Few different statements: the last id is asked for until there are 2^n.
         file_ids.resize(file_ids.len().next_power_of_two(), last);
         self.engine
-            .read("reading file rows", move |c| {
+            .read_few("reading file rows", move |c| {
                 let places: Vec<_> = (3..file_ids.len() + 3).map(|n| format!("?{n}")).collect();
                 let sql = format!(
                     "{} WHERE account_id = ?1 AND (expires_at IS NULL OR expires_at > ?2)
@@ -104,7 +104,7 @@ impl Catalog {
         now: UnixMillis,
     ) -> Result<Option<(FileRecord, Vec<u8>)>, StoreError> {
         self.engine
-            .read("reading a file row", move |c| {
+            .read_few("reading a file row", move |c| {
                 c.prepare_cached(select_files!(
                     ", block_sums",
                     "WHERE file_id = ?1 AND account_id = ?2

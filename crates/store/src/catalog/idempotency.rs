@@ -43,7 +43,9 @@ impl Catalog {
         key: String,
         now: UnixMillis,
     ) -> Result<Option<KeptAnswer>, StoreError> {
-        self.engine.read("looking for a first answer", move |c| find(c, &owner, &key, now)).await
+        self.engine
+            .read_few("looking for a first answer", move |c| find(c, &owner, &key, now))
+            .await
     }
 
     /// Forgets answers that are older than a day, at most `limit`; says how many.

@@ -113,7 +113,7 @@ impl Catalog {
         files: Vec<FileId>,
     ) -> Result<Vec<Replica>, StoreError> {
         self.engine
-            .read("looking for copies of files", move |c| {
+            .read_few("looking for copies of files", move |c| {
                 let mut found = Vec::new();
                 for some in files.chunks(IDS_MAX) {
                     let mut statement = c.prepare_cached(&format!(

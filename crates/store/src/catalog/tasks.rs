@@ -49,7 +49,7 @@ impl Catalog {
         task_id: FileId,
     ) -> Result<Option<TaskRow>, StoreError> {
         self.engine
-            .read("looking for a task", move |c| {
+            .read_few("looking for a task", move |c| {
                 c.prepare_cached(&format!(
                     "SELECT {TASK} FROM tasks WHERE task_id = ?1 AND account_id = ?2"
                 ))?

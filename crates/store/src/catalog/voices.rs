@@ -50,7 +50,7 @@ impl Catalog {
         names: Vec<String>,
     ) -> Result<Vec<VoiceRow>, StoreError> {
         self.engine
-            .read("looking for voices", move |c| {
+            .read_few("looking for voices", move |c| {
                 let mut found = Vec::new();
                 for some in names.chunks(IDS_MAX) {
                     let mut statement = c.prepare_cached(&format!(
@@ -89,7 +89,7 @@ impl Catalog {
         names: Vec<String>,
     ) -> Result<Vec<(String, ChannelId, AccountId)>, StoreError> {
         self.engine
-            .read("looking for the owners of voices", move |c| {
+            .read_few("looking for the owners of voices", move |c| {
                 let mut found = Vec::new();
                 for some in names.chunks(IDS_MAX) {
                     let mut statement = c.prepare_cached(&format!(

@@ -132,7 +132,7 @@ impl Engine {
         }
     }
 
-    /// As [`Self::read`], of a few rows that each call asks for: with SQLite on this thread, if that can be.
+    /// As [`Self::read`], of a few rows that are found by their keys: with SQLite on this thread, if that is quick.
     pub(super) async fn read_few<T: Send + 'static>(
         &self,
         operation: &'static str,

@@ -11,15 +11,22 @@
 //! SQLite's `data_version` tells a connection whether *another* connection has committed since it last asked, be it
 //! of this process or of one beside it. The connection that asks here does nothing else, so to it all are others. The
 //! answer stands in memory that all processes share, so it is asked for in place, without a thread that may block.
+//!
+//! # Reads in place
+//!
+//! To go to a thread that may block and back costs several times what it takes to find a row by its key in memory. So
+//! calls that look for a few rows do it where they are. Whether a row is in memory nobody can say beforehand; but a read
+//! that took long was one for which it was not, or had to wait for something else. A number of those that come after it go
+//! to threads that may block. So if the catalog is larger than memory, one read of many keeps a worker from its other tasks.
 
 mod writer;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
@@ -37,6 +44,10 @@ const QUEUE_MAX: usize = 4096;
 const BATCH_MAX: usize = 256;
 /// Connections for reading. Fewer at first would have callers wait for one another's.
 const READERS: usize = 4;
+/// A read that takes longer has waited for something.
+const QUICK: Duration = Duration::from_millis(1);
+/// So many reads go to another thread after one that has.
+const AFTER_SLOW: u32 = 64;
 /// How long another process (the CLI beside a server) may hold the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -59,6 +70,8 @@ pub(in crate::catalog) struct Sqlite {
     places: Semaphore,
     readers: Mutex<Vec<Connection>>,
     reading: Semaphore,
+    /// How many of the next reads are not to be made in place.
+    elsewhere: AtomicU32,
     /// Asks whether anything was changed, and nothing else.
     watcher: Mutex<rusqlite::Connection>,
     poisoned: Arc<AtomicBool>,
@@ -99,6 +112,7 @@ impl Sqlite {
             places: Semaphore::new(QUEUE_MAX),
             readers: Mutex::new(readers),
             reading: Semaphore::new(READERS),
+            elsewhere: AtomicU32::new(0),
             watcher: Mutex::new(watcher),
             poisoned,
         })
@@ -179,16 +193,24 @@ impl Sqlite {
         .map_err(|_stopped| StoreError::Closed)?
     }
 
-    /// As [`read`](Self::read), on this thread, if a reader is free: for what each call asks first, of rows that are few and
-    /// therefore in memory. A hop to another thread and back would take longer than that.
+    /// As [`read`](Self::read), on this thread, if a reader is free and reads were quick lately: of few rows, found by
+    /// their keys.
     pub(super) fn read_here<T>(
         &self,
         operation: &'static str,
         run: &mut impl FnMut(&Connection) -> sql::Result<T>,
     ) -> Option<Result<T, StoreError>> {
+        let less = |elsewhere: u32| elsewhere.checked_sub(1);
+        if self.elsewhere.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+            return None;
+        }
         let _turn = self.reading.try_acquire().ok()?;
         let reader = self.pool().pop()?;
+        let began = Instant::now();
         let result = run(&reader).map_err(|e| StoreError::catalog(operation, e));
+        if began.elapsed() > QUICK {
+            self.elsewhere.store(AFTER_SLOW, Ordering::Relaxed);
+        }
         self.pool().push(reader);
         Some(result)
     }
@@ -380,6 +402,24 @@ mod tests {
             .unwrap();
         let rows = statement.query_map((), |row| row.get(0)).unwrap();
         rows.collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn reads_go_elsewhere_for_a_while_after_one_that_took_long() {
+        let (_home, sqlite) = opened();
+        let read = |nap| {
+            let mut run = |c: &Connection| {
+                thread::sleep(nap);
+                c.prepare_cached("SELECT count(*) FROM prices")?.query_row((), |row| row.get(0))
+            };
+            let found: Option<Result<i64, _>> = sqlite.read_here("counting", &mut run);
+            found.map(Result::unwrap)
+        };
+        assert_eq!(read(QUICK), Some(0));
+        for _ in 0..AFTER_SLOW {
+            assert_eq!(read(Duration::ZERO), None);
+        }
+        assert_eq!(read(Duration::ZERO), Some(0));
     }
 
     #[test]
