@@ -36,6 +36,7 @@ mod repeat;
 mod spool;
 mod straight;
 mod strand;
+mod sums;
 
 use std::sync::Arc;
 use std::time::Instant;

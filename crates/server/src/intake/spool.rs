@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::UploadGuard;
 use super::strand::Strand;
+use super::sums::{Summed, Sums};
 use crate::app::App;
 use crate::http::reply::store_failed;
 
@@ -61,6 +62,7 @@ pub(crate) struct Pieces {
     memory: Memory,
     uploads: Arc<AtomicUsize>,
     writers: Arc<Semaphore>,
+    sums: Sums<Lent>,
 }
 
 /// One large upload, for as long as it is received.
@@ -70,7 +72,8 @@ struct Share(Pieces);
 impl Default for Pieces {
     fn default() -> Self {
         let writers = Arc::new(Semaphore::new(WRITERS));
-        Self { memory: Memory::kept(), uploads: Arc::default(), writers }
+        let (memory, sums) = (Memory::kept(), Sums::default());
+        Self { memory, uploads: Arc::default(), writers, sums }
     }
 }
 
@@ -153,7 +156,7 @@ struct Large {
     back: UnboundedReceiver<()>,
     /// From the first piece on that was full.
     writer: Option<Strand<Target, Write>>,
-    sums: Strand<Summer, Arc<Lent>>,
+    sums: Summed<Lent>,
     /// Whether pieces are summed on another thread than they are written on, for which they are to be large.
     beside: bool,
     /// A write failed: what is received need not be.
@@ -165,12 +168,14 @@ struct Large {
 }
 
 /// A piece of which the upload is told when all are done with it.
+#[derive(Debug)]
 struct Lent {
     /// Dropped first, so that it can be had by who is told.
     piece: Piece,
     _told: Told,
 }
 
+#[derive(Debug)]
 struct Told(UnboundedSender<()>);
 
 /// What pieces are written to.
@@ -187,7 +192,7 @@ struct Write {
     /// From where on the disk is told to begin.
     begin_at: Option<u64>,
     /// Who sums it after that, if nobody does beside it.
-    sums: Option<Strand<Summer, Arc<Lent>>>,
+    sums: Option<Summed<Lent>>,
 }
 
 impl std::ops::Deref for Lent {
@@ -195,6 +200,12 @@ impl std::ops::Deref for Lent {
 
     fn deref(&self) -> &[u8] {
         &self.piece
+    }
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 
@@ -313,9 +324,8 @@ impl Large {
         let piece = Arc::new(Lent { piece, _told: Told(self.home.clone()) });
         self.lent += 1;
         let then_sum = (!self.beside).then(|| self.sums.clone());
-        if self.beside && self.sums.add(Arc::clone(&piece)) {
-            let sums = self.sums.clone();
-            app.tasks.blocking(move || sums.run(sum));
+        if self.beside {
+            app.pieces.sums.add(&app.tasks, &self.sums, Arc::clone(&piece));
         }
         if writer.add(Write { piece, past_cache, begin_at, sums: then_sum }) {
             let turn = Arc::clone(&app.pieces.writers).acquire_owned().await;

@@ -42,20 +42,22 @@ impl<S, J> Strand<S, J> {
     /// Does `work` for each job until nothing is left. When the last job is dropped, the state can be had. Blocks as `work`
     /// does.
     pub(super) fn run(&self, mut work: impl FnMut(&mut S, &J)) {
-        let _lost = Lost(self);
-        let mut inner = self.inner();
-        let Some(mut state) = inner.state.take() else { return };
-        while let Some(job) = inner.jobs.pop_front() {
-            drop(inner);
-            work(&mut state, &job);
-            inner = self.inner();
-            if inner.jobs.is_empty() {
-                inner.state = Some(state);
-                inner.running = false;
-                drop(inner);
-                return drop(job);
+        while let Some(mut turn) = self.turn() {
+            let (state, job) = turn.parts();
+            work(state, job);
+            if !turn.end() {
+                return;
             }
         }
+    }
+
+    /// The next job, for who has to [run](Self::run) them and does one at a time; `None` if there is none.
+    pub(super) fn turn(&self) -> Option<Turn<S, J>> {
+        let mut inner = self.inner();
+        let job = inner.jobs.pop_front()?;
+        let work = inner.state.take().map(|state| (state, job));
+        drop(inner);
+        work.map(|work| Turn { strand: self.clone(), work: Some(work) })
     }
 
     /// What was worked on, when all jobs are done; `None` if one panicked.
@@ -68,13 +70,41 @@ impl<S, J> Strand<S, J> {
     }
 }
 
-/// If the work panics, nobody waits for what was still to be done.
-struct Lost<'s, S, J>(&'s Strand<S, J>);
+/// A job under way. One that is dropped before its [end](Self::end) was lost in a panic: then nobody waits for what was still
+/// to be done.
+#[derive(Debug)]
+pub(super) struct Turn<S, J> {
+    strand: Strand<S, J>,
+    /// Always there until the end.
+    work: Option<(S, J)>,
+}
 
-impl<S, J> Drop for Lost<'_, S, J> {
+impl<S, J> Turn<S, J> {
+    /// What is worked on, and the job.
+    pub(super) fn parts(&mut self) -> (&mut S, &J) {
+        let (state, job) = self.work.as_mut().expect("a turn that has not ended");
+        (state, job)
+    }
+
+    /// The job is done. True if there are more.
+    #[must_use]
+    pub(super) fn end(mut self) -> bool {
+        let Some((state, job)) = self.work.take() else { return false };
+        let mut inner = self.strand.inner();
+        inner.state = Some(state);
+        inner.running = !inner.jobs.is_empty();
+        let more = inner.running;
+        drop(inner);
+        // Who is told by that finds the state there.
+        drop(job);
+        more
+    }
+}
+
+impl<S, J> Drop for Turn<S, J> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let mut inner = self.0.inner();
+        if self.work.is_some() {
+            let mut inner = self.strand.inner();
             inner.running = false;
             let jobs = std::mem::take(&mut inner.jobs);
             drop(inner);

@@ -6,6 +6,10 @@ use sha2::{Digest, Sha256};
 /// Bytes covered by one CRC: what a read checks before it serves any of them.
 pub const BLOB_BLOCK_BYTES: usize = 256 << 10;
 
+/// What is added to one hash before it is another's turn: two blocks of SHA-256, of a hundred instructions each. Half as much
+/// and twice as much are slower.
+const NEAR_BYTES: usize = 128;
+
 /// A blob's length and sums.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobSum {
@@ -45,8 +49,29 @@ impl Summer {
     }
 
     /// Adds `piece`.
-    pub fn update(&mut self, mut piece: &[u8]) {
+    pub fn update(&mut self, piece: &[u8]) {
         self.sha.update(piece);
+        self.sum_blocks(piece);
+    }
+
+    /// Adds a piece to each of two, in less time than to one after the other.
+    ///
+    /// Each step of SHA-256 needs the one before, and a processor's instructions for it spend most of their time on that
+    /// wait. Steps of another hash fill it, if they are near enough: 1.9 GB/s become 2.6 (`cargo bench -p filegate-store --bench sums`).
+    pub fn update_both(one: (&mut Self, &[u8]), other: (&mut Self, &[u8])) {
+        let ((one, ones), (other, others)) = (one, other);
+        let both = ones.len().min(others.len());
+        for (a, b) in ones[..both].chunks(NEAR_BYTES).zip(others[..both].chunks(NEAR_BYTES)) {
+            one.sha.update(a);
+            other.sha.update(b);
+        }
+        one.sha.update(&ones[both..]);
+        other.sha.update(&others[both..]);
+        one.sum_blocks(ones);
+        other.sum_blocks(others);
+    }
+
+    fn sum_blocks(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
             let in_block = (self.bytes % BLOB_BLOCK_BYTES as u64) as usize;
             let (now, later) = piece.split_at(piece.len().min(BLOB_BLOCK_BYTES - in_block));
@@ -98,6 +123,28 @@ mod tests {
                 rest = later;
             }
             prop_assert_eq!(whole.finish(), parts.finish());
+        }
+
+        #[test]
+        fn two_at_a_time_are_as_each_alone(
+            pieces in prop::collection::vec((0usize..300_000, 0usize..300_000), 1..5),
+        ) {
+            let data: Vec<u8> = (0..1_500_000).map(|i| (i * 31 % 251) as u8).collect();
+            let (mut one, mut other) = (Summer::default(), Summer::default());
+            let (mut ones, mut others) = (data.as_slice(), &data[7..]);
+            for (a, b) in pieces {
+                let (piece, left) = ones.split_at(a);
+                let (piece_of_other, left_of_other) = others.split_at(b);
+                Summer::update_both((&mut one, piece), (&mut other, piece_of_other));
+                (ones, others) = (left, left_of_other);
+            }
+            let alone = |data: &[u8]| {
+                let mut summer = Summer::default();
+                summer.update(data);
+                summer.finish()
+            };
+            prop_assert_eq!(one.finish(), alone(&data[..data.len() - ones.len()]));
+            prop_assert_eq!(other.finish(), alone(&data[7..data.len() - others.len()]));
         }
     }
 }
