@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::books::{self, Entry, Short};
 use super::idempotency::{self, FirstAnswer};
 use super::jobs::JobKind;
-use super::sql::{self, Connection, OptionalExtension as _, Row};
+use super::sql::{self, Connection, Dialect, OptionalExtension as _, Row};
 use super::usage::{self, Usage};
 use super::{Catalog, freeing, jobs, relaxed, replicas, synced};
 use crate::blobs::BlobSum;
@@ -508,6 +508,18 @@ fn insert(
     Err(sql::Error::Other("no free id for a file".to_owned()))
 }
 
+macro_rules! insert_files {
+    ($row:literal) => {
+        concat!(
+            "INSERT INTO files (file_id, account_id, purpose, filename, bytes, media_type, blob_key,
+                                created_at, expires_at, sha256, media, block_sums, key_id, state,
+                                verdict) ",
+            $row,
+            " ON CONFLICT (file_id) DO NOTHING"
+        )
+    };
+}
+
 /// Inserts the row under this id; false if it is taken, be it by a file that is upstream only.
 pub(super) fn insert_as(
     c: &Connection,
@@ -516,30 +528,39 @@ pub(super) fn insert_as(
     file_id: FileId,
     created_at: UnixMillis,
 ) -> sql::Result<bool> {
-    c.prepare_cached(
-        "INSERT INTO files (file_id, account_id, purpose, filename, bytes, media_type, blob_key,
-                            created_at, expires_at, sha256, media, block_sums, key_id, state,
-                            verdict)
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15
-         WHERE NOT EXISTS (SELECT 1 FROM adopted WHERE file_id = ?1)
-         ON CONFLICT (file_id) DO NOTHING",
-    )?
-    .execute((
-        file_id.get(),
-        account.0,
-        file.purpose.as_str(),
-        &file.filename,
-        file.sum.bytes.cast_signed(),
-        &file.media_type,
-        file.blob_key.as_str(),
-        created_at.0,
-        file.expires_at.map(|t| t.0),
-        &file.sum.sha256,
-        file.media.to_string(),
-        &file.sum.block_sums,
-        file.key_id.0,
-        file.state.name(),
-        file.verdict.as_ref().map(ToString::to_string),
-    ))
-    .map(|inserted| inserted == 1)
+    // One statement for one round trip; SQLite would keep a journal of its own for it, and has no round trips.
+    let insert = match c.dialect() {
+        Dialect::Postgres => insert_files!(
+            "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15
+             WHERE NOT EXISTS (SELECT 1 FROM adopted WHERE file_id = ?1)"
+        ),
+        Dialect::Sqlite => {
+            let mut adopted = c.prepare_cached("SELECT 1 FROM adopted WHERE file_id = ?1")?;
+            if adopted.query_row([file_id.get()], |_| Ok(())).optional()?.is_some() {
+                return Ok(false);
+            }
+            insert_files!(
+                "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+            )
+        }
+    };
+    c.prepare_cached(insert)?
+        .execute((
+            file_id.get(),
+            account.0,
+            file.purpose.as_str(),
+            &file.filename,
+            file.sum.bytes.cast_signed(),
+            &file.media_type,
+            file.blob_key.as_str(),
+            created_at.0,
+            file.expires_at.map(|t| t.0),
+            &file.sum.sha256,
+            file.media.to_string(),
+            &file.sum.block_sums,
+            file.key_id.0,
+            file.state.name(),
+            file.verdict.as_ref().map(ToString::to_string),
+        ))
+        .map(|inserted| inserted == 1)
 }
