@@ -162,8 +162,15 @@ pub const PEERS: &[Peer] = &[
     },
     peer(
         "fastapi",
-        "FastAPI UploadFile, no sync",
+        "FastAPI UploadFile, worker for each core, no sync",
         "uvicorn with a worker for each core; written and closed",
+        How::Script,
+        Speak::Form { path: "/upload", purpose: None, answer: Answer::Bytes },
+    ),
+    peer(
+        "fastapi-one",
+        "FastAPI UploadFile, one worker, no sync",
+        "as uvicorn starts if it is not told otherwise; written and closed",
         How::Script,
         Speak::Form { path: "/upload", purpose: None, answer: Answer::Bytes },
     ),
