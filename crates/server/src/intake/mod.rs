@@ -31,6 +31,7 @@
 mod form;
 mod inspect;
 mod land;
+mod pairs;
 mod quota;
 mod repeat;
 mod spool;

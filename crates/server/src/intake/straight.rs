@@ -2,9 +2,10 @@
 //! them.
 //!
 //! Where there are several such uploads at a time, one of them lands many and has them committed by the catalog's writer
-//! while it lands the next; what takes long to examine is examined on other threads. One that is alone is examined, summed,
-//! landed and committed in place, without another thread. There is no row before the commit, and no sync with it: the
-//! record that landed says what the row is made of. Everything else goes the long way.
+//! while it lands the next; what takes long to examine is examined on other threads. While somebody lands, one that is to be
+//! summed can wait for [another](super::pairs). One that is alone is examined, summed, landed and committed in place, without
+//! another thread. There is no row before the commit, and no sync with it: the record that landed says what the row is made of.
+//! Everything else goes the long way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,12 +13,14 @@ use std::time::Instant;
 
 use filegate_media::Format;
 use filegate_store::{
-    CommitOutcome, FirstAnswer, LocalBlobs, OnChannel, Short, StoreError, WholeUpload,
+    BlobSum, CommitOutcome, FirstAnswer, LocalBlobs, OnChannel, Short, SmallBlob, StoreError,
+    WholeUpload,
 };
 use filegate_types::{ApiError, BlobKey, ErrorCode, FileState, Principal};
 use tokio::sync::oneshot;
 
-use super::inspect;
+use super::inspect::{self, Inspected};
+use super::pairs::{Pairs, Unsummed};
 use super::{Draft, Received, UploadGuard, Uploaded, committed, stage};
 use crate::app::{App, random};
 use crate::http::reply::store_failed;
@@ -26,7 +29,9 @@ use crate::moderation;
 use crate::relay::on_upload;
 
 /// How it ended: it was refused, nothing landed, or a blob did and its row was committed or not.
-type Ended = Result<(BlobKey, Result<Result<CommitOutcome, Short>, StoreError>), ApiError>;
+type Ended = Result<(BlobKey, Committed), ApiError>;
+/// What came of the commit.
+type Committed = Result<Result<CommitOutcome, Short>, StoreError>;
 
 /// So many uploads, each of which had nobody beside it, are to have come before one is finished in place.
 const ALONE_BEFORE: usize = 8;
@@ -37,6 +42,7 @@ pub(crate) struct Straight {
     now: AtomicUsize,
     /// Those that had nobody beside them, since the last that had.
     alone: AtomicUsize,
+    pairs: Pairs,
 }
 
 /// One of them.
@@ -98,20 +104,23 @@ pub(super) async fn finish(
     let walked = Format::from_extension(&extension).is_some_and(Format::is_walked);
     let (to, decode, principal) = (Arc::clone(app), app.config.probe.decode, principal.clone());
     let blobs = local.clone();
-    let begin = move || {
-        let inspecting = Instant::now();
-        let (spool, inspected) = match inspect::inspect(spool, &policy, &extension, decode) {
-            Ok(inspected) => inspected,
+    let inspecting = Instant::now();
+    let examine = move || {
+        // Others may be examined while this is summed and written.
+        let _turn = turn;
+        let (spool, inspected) = inspect::inspect(spool, &policy, &extension, decode)?;
+        stage("inspect", inspecting);
+        Ok((spool.into_small(), inspected))
+    };
+    // True if somebody has to land it.
+    let begin = move |examined: Result<(SmallBlob, BlobSum, Inspected), ApiError>| {
+        let (small, sum, inspected) = match examined {
+            Ok(examined) => examined,
             Err(refused) => {
                 let _gone = tell.send(Err(refused));
                 return false;
             }
         };
-        let small = spool.into_small();
-        let sum = small.sum();
-        stage("inspect", inspecting);
-        // Others may be examined while this is written.
-        drop(turn);
         let landing = Instant::now();
         let draft = Draft {
             purpose,
@@ -152,31 +161,57 @@ pub(super) async fn finish(
     let (on_way, alone) = app.straight.enter();
     if alone {
         in_place(|| {
-            if begin() {
+            let (small, inspected) = examine()?;
+            let sum = small.sum();
+            if begin(Ok((small, sum, inspected))) {
                 let more = local.append_queued();
                 app.catalog.commit_queued(!more);
                 if more {
                     app.tasks.blocking(land_queued(app, &local));
                 }
             }
-        });
+            Ok::<_, ApiError>(())
+        })?;
     } else if walked {
         // It takes less of the processor than to have another thread do it, which has none to spare then.
-        if begin() {
+        let (small, inspected) = examine()?;
+        let then = Box::new(move |small, sum| begin(Ok((small, sum, inspected))));
+        if app.straight.pairs.sum(Unsummed { small, then }) {
             app.tasks.blocking(land_queued(app, &local));
         }
     } else {
-        let land = land_queued(app, &local);
+        let (there, local) = (Arc::clone(app), local.clone());
         app.tasks.blocking(move || {
-            if begin() {
-                land();
+            let (small, inspected) = match examine() {
+                Ok(examined) => examined,
+                Err(refused) => {
+                    begin(Err(refused));
+                    return;
+                }
+            };
+            let then = Box::new(move |small, sum| begin(Ok((small, sum, inspected))));
+            if there.straight.pairs.sum(Unsummed { small, then }) {
+                land_queued(&there, &local)();
             }
         });
     }
     let (key, outcome) = ended.await.map_err(|_panic| ErrorCode::Unknown)??;
     drop(on_way);
+    if_nobodys_let_go(app, local, &guard, key, &outcome).await;
+    let record = committed(outcome.map_err(|error| store_failed(&error))?)?;
+    Ok(Uploaded::Stored(Box::new(record)))
+}
+
+/// Frees the blob if it has no row.
+async fn if_nobodys_let_go(
+    app: &App,
+    local: LocalBlobs,
+    guard: &UploadGuard,
+    key: BlobKey,
+    outcome: &Committed,
+) {
     // Where it is not known whether there is a row, there will be: the next start sees to it.
-    let is_nobodys = match &outcome {
+    let is_nobodys = match outcome {
         Ok(Ok(CommitOutcome::Committed(_))) => false,
         // It was refused, or nobody tried to.
         Ok(_) | Err(StoreError::Poisoned) => true,
@@ -185,8 +220,6 @@ pub(super) async fn finish(
     if is_nobodys {
         let_go(app, local, key, outcome.is_err()).await;
     }
-    let record = committed(outcome.map_err(|error| store_failed(&error))?)?;
-    Ok(Uploaded::Stored(Box::new(record)))
 }
 
 /// Frees a blob that has no row. What was refused is refused again by a start that finds it; but if the commit `failed`, a
@@ -203,14 +236,18 @@ async fn let_go(app: &App, local: LocalBlobs, key: BlobKey, failed: bool) {
     }
 }
 
-/// Lands what is queued until nothing is, and has the catalog's writer commit meanwhile.
+/// Lands what is queued until nothing is, nor waits to be summed, and has the catalog's writer commit meanwhile.
 fn land_queued(app: &Arc<App>, local: &LocalBlobs) -> impl FnOnce() + Send + 'static {
-    let (app, local) = (Arc::clone(app), local.clone());
+    let (app, local, mut lander) = (Arc::clone(app), local.clone(), app.straight.pairs.lander());
     move || {
         let mut more = true;
-        while more {
-            more = local.append_queued();
-            app.catalog.commit_queued(false);
+        loop {
+            while more {
+                more = local.append_queued();
+                app.catalog.commit_queued(false);
+            }
+            let Some(left) = lander.left() else { return };
+            more = left.sum();
         }
     }
 }

@@ -40,6 +40,13 @@ impl SmallBlob {
         summer.finish()
     }
 
+    /// The sums of two, in [less time](Summer::update_both) than one after the other.
+    pub fn sum_both(one: &Self, other: &Self) -> (BlobSum, BlobSum) {
+        let (mut ones, mut others) = (Summer::default(), Summer::default());
+        Summer::update_both((&mut ones, one), (&mut others, other));
+        (ones.finish(), others.finish())
+    }
+
     /// The bytes as a buffer, without copying them.
     pub fn into_bytes(self) -> bytes::Bytes {
         bytes::Bytes::from_owner(self)
