@@ -30,6 +30,8 @@ use crate::relay::on_upload;
 
 /// How it ended: it was refused, nothing landed, or a blob did and its row was committed or not.
 type Ended = Result<(BlobKey, Committed), ApiError>;
+/// What was found, and when.
+type Examined = (Inspected, Instant);
 /// What came of the commit.
 type Committed = Result<Result<CommitOutcome, Short>, StoreError>;
 
@@ -104,24 +106,24 @@ pub(super) async fn finish(
     let walked = Format::from_extension(&extension).is_some_and(Format::is_walked);
     let (to, decode, principal) = (Arc::clone(app), app.config.probe.decode, principal.clone());
     let blobs = local.clone();
-    let inspecting = Instant::now();
     let examine = move || {
         // Others may be examined while this is summed and written.
         let _turn = turn;
+        let inspecting = Instant::now();
         let (spool, inspected) = inspect::inspect(spool, &policy, &extension, decode)?;
         stage("inspect", inspecting);
-        Ok((spool.into_small(), inspected))
+        Ok((spool.into_small(), (inspected, Instant::now())))
     };
     // True if somebody has to land it.
-    let begin = move |examined: Result<(SmallBlob, BlobSum, Inspected), ApiError>| {
-        let (small, sum, inspected) = match examined {
+    let begin = move |examined: Result<(SmallBlob, BlobSum, Examined), ApiError>| {
+        // Summing, and waiting for another to be summed beside, counts as landing.
+        let (small, sum, (inspected, landing)) = match examined {
             Ok(examined) => examined,
             Err(refused) => {
                 let _gone = tell.send(Err(refused));
                 return false;
             }
         };
-        let landing = Instant::now();
         let draft = Draft {
             purpose,
             filename,
@@ -161,9 +163,9 @@ pub(super) async fn finish(
     let (on_way, alone) = app.straight.enter();
     if alone {
         in_place(|| {
-            let (small, inspected) = examine()?;
+            let (small, examined) = examine()?;
             let sum = small.sum();
-            if begin(Ok((small, sum, inspected))) {
+            if begin(Ok((small, sum, examined))) {
                 let more = local.append_queued();
                 app.catalog.commit_queued(!more);
                 if more {
@@ -174,22 +176,22 @@ pub(super) async fn finish(
         })?;
     } else if walked {
         // It takes less of the processor than to have another thread do it, which has none to spare then.
-        let (small, inspected) = examine()?;
-        let then = Box::new(move |small, sum| begin(Ok((small, sum, inspected))));
+        let (small, examined) = examine()?;
+        let then = Box::new(move |small, sum| begin(Ok((small, sum, examined))));
         if app.straight.pairs.sum(Unsummed { small, then }) {
             app.tasks.blocking(land_queued(app, &local));
         }
     } else {
         let (there, local) = (Arc::clone(app), local.clone());
         app.tasks.blocking(move || {
-            let (small, inspected) = match examine() {
+            let (small, examined) = match examine() {
                 Ok(examined) => examined,
                 Err(refused) => {
                     begin(Err(refused));
                     return;
                 }
             };
-            let then = Box::new(move |small, sum| begin(Ok((small, sum, inspected))));
+            let then = Box::new(move |small, sum| begin(Ok((small, sum, examined))));
             if there.straight.pairs.sum(Unsummed { small, then }) {
                 land_queued(&there, &local)();
             }
